@@ -1,0 +1,307 @@
+"""What opens, with what, and the one clear error for each thing that does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from slides import FormulaReader, aperio_svs, noise, tiled_tiff
+
+import wsi.opening
+from wsi import Region, Size, open_slide
+from wsi.errors import (
+    MppImplausible,
+    SlideError,
+    SlideImplausible,
+    SlideMissing,
+    SlideTruncated,
+    SlideUnreadable,
+    SlideUnsupported,
+    UsageError,
+)
+from wsi.limits import check_levels
+from wsi.readers.companions import files_of
+from wsi.tiff_index import read_pages
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code in a process of its own, which may die."""
+    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+
+
+def tiff(*directories: dict[int, int], following: int | None = None) -> bytes:
+    """A classic little-endian TIFF of nothing but directories of one number each, chained in order.
+
+    `following` is where the last one says that the next is: 8 leads back to the first.
+    """
+    data, at = struct.pack("<2sHI", b"II", 42, 8), 8
+    for number, tags in enumerate(directories):
+        at += 2 + 12 * len(tags) + 4
+        last = number == len(directories) - 1
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+        data += struct.pack("<H", len(tags)) + entries + struct.pack("<I", (following or 0) if last else at)
+    return data
+
+
+def page(width: int, height: int, tile: int = 256) -> dict[int, int]:
+    return {256: width, 257: height, 258: 8, 259: 1, 262: 2, 277: 3, 322: tile, 323: tile, 324: 8, 325: 4}
+
+
+@pytest.mark.parametrize("percent", [1, 10, 50, 90, 99])
+@pytest.mark.parametrize("options", [{"compression": "jpeg"}, {"bigtiff": True}, {}], ids=["jpeg", "big", "plain"])
+def test_a_copy_that_broke_off_is_called_so(percent: int, options: dict[str, object], tmp_path: Path) -> None:
+    whole = aperio_svs(tmp_path / "whole.svs", noise(900, 1100), [noise(450, 550)], **options).read_bytes()
+    path = tmp_path / "cut.svs"
+    path.write_bytes(whole[: len(whole) * percent // 100])
+    with pytest.raises(SlideTruncated, match="its index points to byte") as caught:
+        open_slide(path)
+    assert "copy it again" in caught.value.hint and str(path) in str(caught.value)
+
+
+def test_big_endian_is_understood(tmp_path: Path) -> None:
+    whole = tiled_tiff(tmp_path / "a.tif", noise(300, 300)).read_bytes()
+    (tmp_path / "b.tif").write_bytes(struct.pack(">2sHI", b"MM", 42, 1 << 20) + whole[8:])
+    with pytest.raises(SlideTruncated, match="points to byte 1,048,578"):
+        open_slide(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (tiff(page(30_000, 30_000)), "900,000,000 pixels in"),
+        (tiff(page(2**31, 2**31)), "2147483648 x 2147483648"),
+        (tiff(page(65_535, 900)), "58,981,500 pixels in"),
+        (tiff(page(16, 16, tile=2**20)), "tile or strip of 1048576 x 1048576"),
+        (tiff(*[page(1, 1)] * 4_200), "more than 4096 pages"),
+        (tiff(page(30_000, 30_000), following=8), "900,000,000 pixels in"),
+    ],
+    ids=["30k", "2^31", "wide", "giant tile", "pages", "loop"],
+)
+def test_bombs_are_refused_before_any_library_sees_them(
+    content: bytes, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wsi.opening, "_open_with", lambda name, file: pytest.fail(f"{name} was called"))
+    path = tmp_path / "bomb.tif"
+    path.write_bytes(content)
+    with pytest.raises(SlideImplausible, match=reason):
+        open_slide(path)
+
+
+def test_a_page_that_leads_back_is_no_endless_loop(tmp_path: Path) -> None:
+    path = tmp_path / "loop.tif"
+    path.write_bytes(tiff(page(16, 16), page(8, 8), following=8))
+    assert [found.size for found in read_pages(path)] == [Size(16, 16), Size(8, 8)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ([Size(100, 100)] * 65, "65 levels"),
+        ([Size(100, 100), Size(100, 101)], "larger than its first"),
+        ([Size(100, 0)], "100 x 0"),
+        ([Size(2_000_001, 10)], "2000001 x 10"),
+        ([Size(60_000, 60_000)], "3,600,000,000 pixels in 100,000 bytes"),
+        ([], "0 levels"),
+    ],
+)
+def test_implausible_pyramids(sizes: list[Size], reason: str) -> None:
+    with pytest.raises(SlideImplausible, match=reason):
+        check_levels(Path("a.mrxs"), sizes, 100_000)
+
+
+def test_a_reader_that_declares_the_impossible_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.mrxs"
+    path.write_bytes(b"\0" * 100)
+    reader = FormulaReader((Size(60_000, 60_000),), lambda level, box: np.zeros((0, 0, 3), np.uint8), files=(path,))
+    monkeypatch.setattr(wsi.opening, "_open_with", lambda name, file: reader)
+    with pytest.raises(SlideImplausible):
+        open_slide(path)
+    assert reader.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "sentence"),
+    [
+        ("empty.svs", b"", SlideTruncated, "empty.svs is empty"),
+        (
+            "page.svs",
+            b"<html>404 Not Found</html>",
+            SlideUnsupported,
+            "is a text file, not a slide; it begins '<html>404",
+        ),
+        ("bytes.svs", bytes(range(256)), SlideUnsupported, "Unsupported or missing image file"),
+        ("bytes.tif", b"II*\0" + bytes(4), SlideUnsupported, "openslide: .*; tiffslide: "),
+        ("short.tif", b"II*\0", SlideTruncated, "ends at byte 4, but its index points to byte 8"),
+        ("half.png", b"\x89PNG\r\n\x1a\n" + bytes(20), SlideUnsupported, "half.png cannot be opened"),
+        ("half.jpg", b"\xff\xd8\xff\xe0" + bytes(20), SlideUnsupported, "half.jpg cannot be opened"),
+        ("alone.mrxs", b"\xff\xd8\xff\xe0" + bytes(20), SlideUnsupported, "Unsupported or missing"),
+    ],
+)
+def test_what_is_no_slide(name: str, content: bytes, kind: type[SlideError], sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(kind, match=sentence) as caught:
+        open_slide(path)
+    assert type(caught.value) is kind
+    assert caught.value.hint
+    assert caught.value.path == str(path)
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "link.svs").symlink_to(tmp_path / "gone.svs")
+    os.mkfifo(tmp_path / "pipe.svs")
+    for name in ("gone.svs", "link.svs", "pipe.svs", "zero\0byte.svs", "gone/folder"):
+        with pytest.raises(SlideMissing, match="cannot be read"):
+            open_slide(tmp_path / name)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played by a stub, since tests may run as a user who may read everything."""
+    path = tiled_tiff(tmp_path / "a.tif", noise(300, 300))
+
+    def refuse(file: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(wsi.opening, "_inspect", refuse)
+    with pytest.raises(SlideMissing, match=r"a.tif cannot be read: Permission denied\."):
+        open_slide(path)
+
+
+def test_mistaken_arguments(tmp_path: Path) -> None:
+    path = tiled_tiff(tmp_path / "a.tif", noise(300, 300))
+    with pytest.raises(UsageError, match="no reader 'bioformats'.*Choose from: auto, openslide"):
+        open_slide(path, reader="bioformats")
+    for mpp in (0.0, -0.5, float("nan"), 250.0):
+        with pytest.raises(MppImplausible, match="outside 0.05-20"):
+            open_slide(path, mpp=mpp)
+    with pytest.raises(SlideUnsupported):
+        open_slide(path, reader="image")
+
+
+def test_auto_takes_what_fits(tmp_path: Path) -> None:
+    pixels = noise(300, 300)
+    tiled_tiff(tmp_path / "a.tif", pixels)
+    tiled_tiff(tmp_path / "b.tif", pixels, compression="webp")  # openslide knows the file, but not this codec
+    for name in ("c.png", "d.jpg", "e.bmp", "f.svs"):
+        Image.fromarray(pixels).save(tmp_path / name, format="PNG" if name == "f.svs" else None)
+    readers = {"a.tif": "openslide", "b.tif": "tiffslide"}
+    for name in ("a.tif", "b.tif", "c.png", "d.jpg", "e.bmp", "f.svs"):
+        with open_slide(str(tmp_path / name)) as slide:
+            assert slide.reader == readers.get(name, "image")
+
+
+def test_a_picture_too_large_for_memory(tmp_path: Path) -> None:
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "large.png")
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "warned.png")
+    for name in ("large.png", "warned.png"):
+        with pytest.raises(SlideImplausible, match="decompression bomb"):
+            open_slide(tmp_path / name)
+
+
+def test_a_broken_picture_opens_and_refuses_its_pixels(tmp_path: Path) -> None:
+    Image.fromarray(noise(300, 300)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(content[: len(content) // 2])
+    with open_slide(tmp_path / "b.png") as slide, pytest.raises(SlideUnreadable, match="its picture"):
+        slide.read(Region(0, 0, 300, 300))
+
+
+def test_folders(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    with pytest.raises(SlideUnsupported, match="is a folder without DICOM files"):
+        open_slide(tmp_path)
+    slide, other = shared_data("slides/dicom_CMU-1-Small-Region"), shared_data("slides/camelyon_overview.dcm")
+    shutil.copytree(slide, tmp_path / "two", copy_function=shutil.copyfile)
+    (tmp_path / "two").chmod(0o755)
+    shutil.copyfile(other, tmp_path / "two" / "other.dcm")
+    with pytest.raises(SlideUnsupported, match="holds 2 DICOM series"):
+        open_slide(tmp_path / "two")
+    with open_slide(tmp_path / "two" / "other.dcm") as overview:
+        assert overview.size == Size(1152, 700)
+    assert files_of(tmp_path / "two" / "other.dcm") == (tmp_path / "two" / "other.dcm",)
+
+
+def test_companions_count_as_the_slide(tmp_path: Path) -> None:
+    """A changed tile file of an MRXS or VMS is a changed slide; a neighbour's file is not."""
+    for name in ("a.mrxs", "a/Data0000.dat", "a/Slidedat.ini", "b/Data0000.dat", "c_1.jpg", "c_2.jpg", "d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "c.vms").write_text(
+        "[Virtual Microscope Specimen]\nImageFile=c_1.jpg\nMapFile=c_2.jpg\nOptimisation=../d.jpg\n"
+    )
+
+    def names(name: str) -> list[str]:
+        return [str(file.relative_to(tmp_path)) for file in files_of(tmp_path / name)]
+
+    assert names("a.mrxs") == ["a.mrxs", "a/Data0000.dat", "a/Slidedat.ini"]
+    assert names("c.vms") == ["c.vms", "c_1.jpg", "c_2.jpg"]
+    assert names("d.jpg") == ["d.jpg"]
+
+
+def test_fingerprint_tells_a_replaced_slide(tmp_path: Path) -> None:
+    path = tiled_tiff(tmp_path / "a.tif", noise(300, 300))
+    with open_slide(path) as slide:
+        first = slide.fingerprint
+    with open_slide(path) as slide:
+        assert slide.fingerprint == first
+    tiled_tiff(path, noise(300, 300, seed=1))
+    with open_slide(path) as slide:
+        assert slide.fingerprint != first
+
+
+def test_associated_images_are_rgb(shared_data: Callable[[str], Path]) -> None:
+    with open_slide(shared_data("slides/CMU-1-Small-Region.svs")) as slide:
+        assert slide.associated_names == ("label", "macro", "thumbnail")
+        assert slide.associated("macro").shape == (431, 1280, 3)
+
+
+OPEN_AND_READ = """
+import json, sys
+from wsi import Region, open_slide
+from wsi.errors import ToolkitError
+try:
+    with open_slide(sys.argv[1]) as slide:
+        mean = float(slide.read(Region(0, 0, *slide.size)).mean())
+        print(json.dumps({"reader": slide.reader, "source": slide.mpp_source, "mean": round(mean)}))
+except ToolkitError as error:
+    print(json.dumps({"code": error.code, "message": str(error)}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("aborts_libopenslide.svs", "slide_truncated"),  # a tag's data lies far behind the end: never reaches openslide
+        ("histolab_broken.svs", "slide_unsupported"),
+        ("libtiff_segfault.tif", "slide_implausible"),
+        ("openslidepy_unopenable.tiff", "slide_unreadable"),
+        ("openslidepy_unreadable.svs", "slide_unreadable"),
+        ("large_image_test_orient6.tif", "none"),
+        ("openslidepy_boxes.tiff", "none"),
+        ("openslidepy_small.svs", "openslide.mpp-x"),
+        ("panimg_invalid_resolutions_tiff.tif", "none"),
+    ],
+)
+def test_odd_files_never_end_the_process(name: str, expected: str, shared_data: Callable[[str], Path]) -> None:
+    done = run(OPEN_AND_READ, str(shared_data(f"odd/{name}")))
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told.get("code", told.get("source")) == expected
+    assert "Traceback" not in done.stderr
+
+
+def test_importing_wsi_loads_no_imaging_library() -> None:
+    heavy = ["cv2", "numpy", "openslide", "PIL", "tifffile", "tiffslide", "torch", "zarr"]
+    done = run(f"import sys, wsi; print([name for name in {heavy} if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,249 @@
+"""One contract over every reader, the readers against each other, and what they do at damaged places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from slides import aperio_svs, damage_tile, forget_tile, noise, tiled_tiff
+
+from wsi import Region, Size, Slide, open_slide
+from wsi.errors import SlideUnreadable, SlideUnsupported
+
+READERS = ("openslide", "tiffslide", "image")
+TIFF_READERS = ("openslide", "tiffslide")
+PIXELS = noise(700, 900)
+
+
+@pytest.fixture(params=READERS)
+def slide(request: pytest.FixtureRequest, tmp_path: Path):
+    """The same 900 x 700 pixels through each reader."""
+    if request.param == "image":
+        path = tmp_path / "picture.png"
+        Image.fromarray(PIXELS).save(path)
+    else:
+        path = aperio_svs(tmp_path / "slide.svs", PIXELS, [PIXELS[::2, ::2]])
+    with open_slide(path, reader=request.param) as opened:
+        assert opened.reader == request.param
+        yield opened
+
+
+def test_pixels_are_those_of_the_file(slide: Slide) -> None:
+    assert slide.size == Size(900, 700)
+    assert slide.bounds == Region(0, 0, 900, 700)
+    np.testing.assert_array_equal(slide.read(Region(0, 0, 900, 700)), PIXELS)
+    np.testing.assert_array_equal(slide.read(Region(333, 255, 301, 99)), PIXELS[255:354, 333:634])
+
+
+def test_padding_is_white(slide: Slide) -> None:
+    pixels = slide.read(Region(-10, 690, 50, 20))
+    np.testing.assert_array_equal(pixels[:10, 10:], PIXELS[690:, :40])
+    assert (pixels[10:] == 255).all() and (pixels[:, :10] == 255).all()
+
+
+def test_tiles_read_together_equal_tiles_read_alone(slide: Slide) -> None:
+    for span, size in ((64, 64), (97, 64), (150, 64)):
+        regions = [Region(x, y, span, span) for y in range(-30, 700, span) for x in range(-30, 900, span)]
+        together, _ = slide.read_many(regions, Size(size, size))
+        for region, tile in zip(regions, together, strict=True):
+            np.testing.assert_array_equal(slide.read(region, Size(size, size)), tile)
+
+
+def test_thumbnail(slide: Slide) -> None:
+    assert slide.thumbnail(90).shape == (70, 90, 3)
+    assert slide.thumbnail(5000).shape == (700, 900, 3)
+
+
+def test_four_threads_read_what_one_reads(slide: Slide) -> None:
+    regions = [Region(x, y, 120, 120) for y in range(0, 600, 60) for x in range(0, 800, 40)]
+    with ThreadPoolExecutor(4) as pool:
+        for region, tile in zip(regions, pool.map(slide.read, regions), strict=True):
+            np.testing.assert_array_equal(tile, PIXELS[region.y : region.bottom, region.x : region.right])
+
+
+def test_closing_and_names(slide: Slide) -> None:
+    assert len(slide.fingerprint) == 64
+    assert slide.associated_names == (() if slide.reader == "image" else ("thumbnail",))
+    with pytest.raises(KeyError, match="no associated image 'label'"):
+        slide.associated("label")
+    slide.close()
+    slide.close()
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_alpha_is_laid_over_white(reader: str, tmp_path: Path) -> None:
+    """Within 2 grey levels: openslide multiplies alpha in and its Python side divides it out again."""
+    rgba = noise(300, 400, 4)
+    if reader == "image":
+        path = tmp_path / "clear.png"
+        Image.fromarray(rgba).save(path)
+    else:
+        path = tiled_tiff(tmp_path / "clear.tif", rgba, extrasamples=["unassalpha"])
+    alpha = rgba[..., 3:].astype(float) / 255
+    with open_slide(path, reader=reader) as slide:
+        got = slide.read(Region(0, 0, 400, 300))
+    assert np.abs(got - (rgba[..., :3] * alpha + 255 * (1 - alpha))).max() < 2
+
+
+@pytest.mark.parametrize("reader", TIFF_READERS)
+def test_alpha_already_multiplied_in(reader: str, tmp_path: Path) -> None:
+    rgba = noise(300, 400, 4)
+    rgba[..., :3] = rgba[..., :3].astype(int) * rgba[..., 3:] // 255
+    path = tiled_tiff(tmp_path / "clear.tif", rgba, extrasamples=["assocalpha"])
+    with open_slide(path, reader=reader) as slide:
+        got = slide.read(Region(0, 0, 400, 300))
+    assert np.abs(got.astype(int) - (rgba[..., :3].astype(int) + 255 - rgba[..., 3:])).max() <= 2
+
+
+@pytest.mark.parametrize("reader", TIFF_READERS)
+def test_a_missing_tile_is_white(reader: str, tmp_path: Path) -> None:
+    """Never black, which tissue detection would take for tissue."""
+    path = tiled_tiff(tmp_path / "sparse.tif", PIXELS)
+    forget_tile(path, 5)  # row 1, column 1 of tiles of 256 px
+    with open_slide(path, reader=reader) as slide:
+        got = slide.read(Region(0, 0, 900, 700))
+    expected = PIXELS.copy()
+    expected[256:512, 256:512] = 255
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("reader", TIFF_READERS)
+@pytest.mark.parametrize("compression", ["jpeg", "deflate"])
+def test_a_damaged_tile_costs_itself_only(reader: str, compression: str, tmp_path: Path) -> None:
+    path = aperio_svs(tmp_path / "damaged.svs", PIXELS, compression=compression)
+    tiles = [Region(x, y, 256, 256) for y in (0, 256) for x in (0, 256, 512)]
+    with open_slide(path, reader=reader) as slide:
+        clean = [slide.read(tile) for tile in tiles]
+    damage_tile(path, 5)
+    with open_slide(path, reader=reader) as slide:
+        for _ in range(2):
+            with pytest.raises(SlideUnreadable, match=r"level 0 at \(256, 256\), 256 x 256 px") as caught:
+                slide.read(tiles[4])
+            assert caught.value.path == str(path)
+            for number in (0, 1, 2, 3, 5):
+                np.testing.assert_array_equal(slide.read(tiles[number]), clean[number])
+
+
+@pytest.mark.parametrize("reader", TIFF_READERS)
+def test_a_damaged_tile_of_one_thread_spares_the_others(reader: str, tmp_path: Path) -> None:
+    path = aperio_svs(tmp_path / "damaged.svs", PIXELS, compression="jpeg")
+    damage_tile(path, 5)
+    tiles = [Region(256 * (n % 3), 256 * (n // 3 % 2), 200, 200) for n in range(60)]
+
+    def attempt(tile: Region) -> bool:
+        try:
+            slide.read(tile)
+        except SlideUnreadable:
+            return False
+        return True
+
+    with open_slide(path, reader=reader) as slide, ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(attempt, tiles)) == [(t.x, t.y) != (256, 256) for t in tiles]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_closed_slide_stays_closed(reader: str, tmp_path: Path) -> None:
+    path = tmp_path / "slide.png"
+    Image.fromarray(PIXELS).save(path) if reader == "image" else tiled_tiff(path, PIXELS)
+    slide = open_slide(path, reader=reader)
+    slide.close()
+    with pytest.raises(ValueError, match="closed"):
+        slide.read(Region(0, 0, 10, 10))
+
+
+def test_levels_of_odd_ratio_do_not_depend_on_the_block(tmp_path: Path) -> None:
+    """openslide shifts such levels by a fraction of a pixel; the shift must not depend on what else is read."""
+    level_0, level_1 = noise(1500, 2001), noise(750, 1000)
+    path = aperio_svs(tmp_path / "odd.svs", level_0, [level_1])
+    regions = [Region(x, y, 194, 194) for y in range(3, 1300, 194) for x in range(5, 1800, 194)]
+    with open_slide(path, reader="openslide") as slide:
+        together, _ = slide.read_many(regions, Size(97, 97))
+        for region, tile in zip(regions, together, strict=True):
+            np.testing.assert_array_equal(slide.read(region, Size(97, 97)), tile)
+    with open_slide(path, reader="tiffslide") as slide:
+        exact, _ = slide.read_many(regions[:1], Size(97, 97))
+    np.testing.assert_array_equal(exact[0], level_1[2:99, 2:99])  # 3 / 2.0 and 5 / 2.001, rounded
+
+
+REAL = ("CMU-1-Small-Region.svs", "CMU-1-Small-Region.jpeg.tiff", "wsipacker_example.tif", "fluorescence_DAPI.ndpi")
+
+
+@pytest.mark.parametrize("name", [*REAL, "TCGA-CR-7395-01A-01-TS1.svs"])
+def test_openslide_and_tiffslide_agree_on_real_slides(name: str, shared_data: Callable[[str], Path]) -> None:
+    """openslide 4.0.1 against tifffile with imagecodecs: no difference at all where levels are 1:1 or a whole ratio."""
+    path = shared_data(f"slides/{name}")
+    with open_slide(path, reader="openslide") as one, open_slide(path, reader="tiffslide") as other:
+        assert one.levels[: len(other.levels)] == other.levels
+        for level in other.levels:
+            span = Size(int(400 * level.downsample), int(300 * level.downsample))
+            region = Region(one.size.width // 3, one.size.height // 3, *span)
+            size = Size(400, 300)
+            difference = np.abs(one.read(region, size).astype(int) - other.read(region, size))
+            # 2.0005 is no whole ratio: openslide interpolates there, over up to a quarter of a pixel
+            assert difference.mean() <= (4 if level.downsample > 2 and name.startswith("TCGA") else 0)
+
+
+def test_dicom_holds_what_the_svs_holds(shared_data: Callable[[str], Path]) -> None:
+    """The same scan in two formats, a folder and a file; the DICOM was compressed anew (3 grey levels on average)."""
+    folder, svs = shared_data("slides/dicom_CMU-1-Small-Region"), shared_data("slides/CMU-1-Small-Region.svs")
+    with open_slide(folder) as one, open_slide(svs) as other:
+        assert (one.vendor, one.mpp, one.size) == ("dicom", other.mpp, other.size)
+        region = Region(700, 900, 500, 500)
+        assert np.abs(one.read(region).astype(int) - other.read(region)).mean() < 5
+        assert one.associated_names == other.associated_names
+        for name in one.associated_names:
+            assert one.associated(name).shape == other.associated(name).shape
+        with open_slide(sorted(folder.iterdir())[2]) as by_file:
+            assert by_file.fingerprint == one.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("name", ["OS-1-detail.ome.tif", "camelyon_overview.dcm", "histoprep_slide.jpeg"])
+def test_other_real_slides_open(name: str, shared_data: Callable[[str], Path]) -> None:
+    with open_slide(shared_data(f"slides/{name}")) as slide:
+        assert slide.reader == {"tif": "tiffslide", "dcm": "openslide", "peg": "image"}[name[-3:]]
+        assert slide.thumbnail(200).std() > 5
+
+
+def test_orientation_of_a_photograph_is_followed(tmp_path: Path) -> None:
+    """Tag 6: the camera was held on its side; row 0 of the picture is the right column of the file."""
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, :40] = 200  # left half of what is stored
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "sideways.jpg"
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    with open_slide(path) as slide:
+        assert slide.size == Size(40, 80)
+        picture = slide.read(Region(0, 0, 40, 80))
+    assert picture[:35].mean() > 180 and picture[45:].mean() < 20
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("L", (9, 9, 9)), ("P", (204, 102, 51)), ("CMYK", (246, 246, 246))])
+def test_pictures_of_other_modes_become_rgb(mode: str, expected: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new("RGB", (8, 8), expected).convert(mode).save(path)
+    with open_slide(path) as slide:
+        assert np.abs(slide.read(Region(0, 0, 8, 8)).astype(int) - expected).max() <= 1
+
+
+def test_pixels_that_are_no_colours_are_refused(tmp_path: Path) -> None:
+    """16-bit grey and fluorescence channels would come out as colours that mean nothing."""
+    Image.fromarray(np.full((64, 64), 9_000, np.uint16)).save(tmp_path / "deep.png")
+    tifffile.imwrite(tmp_path / "deep.tif", np.zeros((300, 300), np.uint16), tile=(256, 256))
+    channels = np.zeros((3, 300, 300), np.uint8)
+    tifffile.imwrite(tmp_path / "channels.ome.tif", channels, photometric="minisblack", metadata={"axes": "CYX"})
+    for name, reader in (("deep.png", "image"), ("deep.tif", "tiffslide"), ("channels.ome.tif", "tiffslide")):
+        with pytest.raises(SlideUnsupported, match="not 8-bit"):
+            open_slide(tmp_path / name, reader=reader)
+
+
+def test_grey_tiff_becomes_rgb(tmp_path: Path) -> None:
+    grey = noise(300, 300, 1)[..., 0]
+    tifffile.imwrite(tmp_path / "grey.tif", grey, tile=(256, 256), photometric="minisblack")
+    with open_slide(tmp_path / "grey.tif", reader="tiffslide") as slide:
+        np.testing.assert_array_equal(slide.read(Region(0, 0, 300, 300)), np.repeat(grey[..., None], 3, 2))

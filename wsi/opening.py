@@ -1,0 +1,152 @@
+"""Opening a slide: what the file is, whether it is whole and plausible, and which reader takes it."""
+
+from __future__ import annotations
+
+import importlib
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsi.errors import SlideError, SlideMissing, SlideTruncated, SlideUnreadable, SlideUnsupported, UsageError
+from wsi.limits import MAX_SEGMENT_PX, check_levels, check_sizes, implausible
+from wsi.slide import Slide
+from wsi.tiff_index import is_tiff, read_pages
+
+if TYPE_CHECKING:
+    from wsi.readers import Reader
+
+READERS = ("openslide", "tiffslide", "image")  # in the order in which `auto` tries those that fit
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
+_HEAD_BYTES = 512
+_TEXT_BYTES = frozenset({7, 8, 9, 10, 12, 13, 27} | set(range(0x20, 0x7F)))
+
+
+def open_slide(path: str | Path, *, reader: str = "auto", mpp: float | None = None) -> Slide:
+    """Opens a slide file, or a folder of DICOM files that is one slide.
+
+    `reader`: "auto" (by what the file is), "openslide", "tiffslide" or "image". `mpp`: um per level-0 px, to be
+    used in place of what the file says. A reader of your own is "package.module:callable", which takes the path and
+    gives a `wsi.readers.Reader`. A slide without resolution opens; only its `.mpp` raises.
+
+    Raises SlideMissing (not there, or not to be read), SlideUnsupported (no reader knows it; all reasons told),
+    SlideTruncated (it ends before its index says), SlideImplausible (sizes no real slide has, before a pixel is
+    read), SlideUnreadable (known, but damaged), MppImplausible (`mpp` outside 0.05-20), UsageError (no such reader).
+    """
+    path = Path(path)
+    if reader not in ("auto", *READERS) and ":" not in reader:
+        hint = f"Choose from: auto, {', '.join(READERS)}, or package.module:callable for one of your own."
+        raise UsageError(f"There is no reader {reader!r}.", hint=hint)
+    try:
+        if ":" in reader:
+            return Slide(path, _own_reader(reader)(path), mpp)
+        file = _main_file(path)
+        head = _inspect(file)
+        opened = _first_that_opens(file, _candidates(file, head) if reader == "auto" else (reader,), head)
+    except OSError as error:
+        raise _missing(path, error.strerror or str(error)) from error
+    try:
+        check_levels(path, opened.level_sizes, sum(part.stat().st_size for part in opened.files))
+        return Slide(path, opened, mpp)
+    except (SlideError, OSError):
+        opened.close()
+        raise
+
+
+def _main_file(path: Path) -> Path:
+    """The file that readers take: `path` itself, or one of a folder of DICOM files."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a zero byte in the name
+        raise _missing(path, str(error)) from error
+    if stat.S_ISDIR(mode):
+        return _dicom_file(path)
+    if not stat.S_ISREG(mode):
+        raise _missing(path, "it is neither a file nor a folder")
+    return path
+
+
+def _dicom_file(folder: Path) -> Path:
+    from wsi.readers.companions import series_uid
+
+    files = {file: series_uid(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    series = {uid for uid in files.values() if uid is not None}
+    if len(series) == 1:
+        return next(file for file, uid in files.items() if uid is not None)
+    what = f"holds {len(series)} DICOM series" if series else "is a folder without DICOM files"
+    hint = "Name one file of the slide that is meant." if series else "Name a slide file, not the folder it lies in."
+    raise SlideUnsupported(f"{folder} {what}.", hint=hint, path=str(folder))
+
+
+def _inspect(file: Path) -> bytes:
+    """The first bytes of a file, after what can be checked without any library."""
+    n_bytes = file.stat().st_size
+    if n_bytes == 0:
+        hint = "The copy did not work: copy it again from its source."
+        raise SlideTruncated(f"{file} is empty.", hint=hint, path=str(file))
+    with open(file, "rb") as f:
+        head = f.read(_HEAD_BYTES)
+    if is_tiff(head):
+        pages = read_pages(file)
+        check_sizes(file, [page.size for page in pages], n_bytes)
+        for segment in (page.segment for page in pages if page.segment is not None):
+            if segment.width * segment.height > MAX_SEGMENT_PX:
+                raise implausible(file, f"declares a tile or strip of {segment.width} x {segment.height} px")
+    return head
+
+
+def _candidates(file: Path, head: bytes) -> Sequence[str]:
+    """The readers that may take it. An MRXS begins as a JPEG does, but is the key to a folder of tiles."""
+    if head.startswith(_PICTURES) and file.suffix.lower() != ".mrxs":
+        return ("image",)
+    return ("openslide", "tiffslide") if is_tiff(head) else ("openslide",)
+
+
+def _first_that_opens(file: Path, names: Sequence[str], head: bytes) -> Reader:
+    refusals: dict[str, SlideError] = {}
+    for name in names:
+        try:
+            return _open_with(name, file)
+        except (SlideUnsupported, SlideUnreadable) as refusal:
+            refusals[name] = refusal
+    raise _refused(file, head, refusals)
+
+
+def _open_with(name: str, file: Path) -> Reader:
+    if name == "openslide":
+        from wsi.readers.openslide import OpenSlideReader
+
+        return OpenSlideReader(file)
+    if name == "tiffslide":
+        from wsi.readers.tiffslide import TiffSlideReader
+
+        return TiffSlideReader(file)
+    from wsi.readers.image import ImageReader
+
+    return ImageReader(file)
+
+
+def _own_reader(name: str) -> Callable[[Path], Reader]:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        hint = "It must be importable where the toolkit runs: install it, or name its folder in PYTHONPATH."
+        raise UsageError(f"The reader {name!r} cannot be loaded ({error}).", hint=hint) from error
+
+
+def _refused(file: Path, head: bytes, refusals: Mapping[str, SlideError]) -> SlideError:
+    """One error for all the readers that were tried."""
+    damaged = [refusal for refusal in refusals.values() if not isinstance(refusal, SlideUnsupported)]
+    if not damaged and _TEXT_BYTES.issuperset(head):
+        begins = head.decode("ascii").strip()[:40]
+        hint = "A download that failed may leave such a page: fetch the slide again."
+        return SlideUnsupported(f"{file} is a text file, not a slide; it begins {begins!r}.", hint=hint, path=str(file))
+    worst = (damaged or list(refusals.values()))[0]
+    reasons = "; ".join(f"{name}: {refusal.facts['reason']}" for name, refusal in refusals.items())
+    return type(worst)(f"{file} cannot be opened ({reasons}).", hint=worst.hint, path=str(file), reason=reasons)
+
+
+def _missing(path: Path, reason: str) -> SlideMissing:
+    hint = "Check its spelling, and that you may read it."
+    return SlideMissing(f"{path} cannot be read: {reason}.", hint=hint, path=str(path))

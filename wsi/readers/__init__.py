@@ -1,0 +1,83 @@
+"""What every reader of slide files gives: level sizes, raw properties and the pixels of a level, nothing clever."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from wsi.errors import SlideUnreadable, SlideUnsupported
+from wsi.geometry import Region, Size
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Reader(Protocol):
+    """One library's view of one open slide. Safe to use from several threads; never pickled."""
+
+    @property
+    def name(self) -> str:
+        """As `open_slide(reader=...)` takes it."""
+        ...
+
+    @property
+    def vendor(self) -> str:
+        """Whose format it is (aperio, hamamatsu, ...), or the plain file type (generic-tiff, png)."""
+        ...
+
+    @property
+    def level_sizes(self) -> tuple[Size, ...]:
+        """Pixels of every level, the finest first."""
+        ...
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """All the file says of itself, unjudged: `wsi.resolution` decides what to believe."""
+        ...
+
+    @property
+    def bounds(self) -> Region | None:
+        """The scanned part in level-0 pixels, where the file names one."""
+        ...
+
+    @property
+    def associated_names(self) -> tuple[str, ...]:
+        """Names of the small pictures beside the slide: label, macro, thumbnail."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the slide with their companions, always in the same order."""
+        ...
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """uint8 (height, width, 3) RGB, or (height, width, 4) with alpha not yet multiplied in.
+
+        (x, y, width, height) are pixels of that level and lie inside it. What the file does not hold (a tile never
+        scanned) is transparent or white. A pixel is the same whatever rectangle it was asked for in.
+        Raises SlideUnreadable where the pixels cannot be decoded; other parts stay readable.
+        """
+        ...
+
+    def associated(self, name: str) -> NDArray[np.uint8]:
+        """uint8 (h, w, 3) or (h, w, 4), as `read_level`. `name` is one of `associated_names`."""
+        ...
+
+    def close(self) -> None:
+        """Gives the file back. Calling it twice does no harm."""
+        ...
+
+
+def unsupported(path: Path, reason: str) -> SlideUnsupported:
+    """The refusal of a reader that does not know the format; `reason` is its own words."""
+    hint = "Convert it to a pyramidal TIFF, or leave it out."
+    return SlideUnsupported(f"{path} cannot be opened: {reason}.", hint=hint, path=str(path), reason=reason)
+
+
+def unreadable(path: Path, what: str, reason: object) -> SlideUnreadable:
+    """The refusal of a reader that knows the format and fails at the content: `what` says where."""
+    told = " ".join(str(reason).split()) or type(reason).__name__
+    hint = "The file is damaged there: copy it again from its source."
+    return SlideUnreadable(f"{path}: {what} cannot be decoded ({told}).", hint=hint, path=str(path), reason=told)

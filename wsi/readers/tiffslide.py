@@ -1,0 +1,150 @@
+"""Slides through tiffslide (tifffile underneath): TIFF flavours that openslide refuses, OME-TIFF among them.
+
+One lock around the reads. The library's handle is not made for several threads, one handle for each would parse the
+whole index again and again, and it decodes the tiles of a read in threads of its own anyway.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tiffslide import TiffSlide
+
+from wsi.errors import SlideUnsupported
+from wsi.geometry import Region, Size
+from wsi.readers import unreadable, unsupported
+
+# Neither library has an error tree: these are what damaged files were seen to bring out of them and their codecs.
+_FOREIGN = (
+    struct.error,
+    zlib.error,
+    LookupError,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    TypeError,
+    RuntimeError,  # every codec of imagecodecs
+    ValueError,  # TiffFileError
+)
+_GREY, _RGB, _YCBCR = 1, 2, 6  # PhotometricInterpretation, as TIFF 6.0 numbers it
+_JPEG, _JPEG_2000 = 7, (33003, 33004)  # Compression; the latter as Aperio and Leica number it
+_INTERLEAVED = 1  # PlanarConfiguration
+_PREMULTIPLIED = 1  # ExtraSamples
+
+
+class TiffSlideReader:
+    """A slide opened with tiffslide; see `wsi.readers.Reader`."""
+
+    name = "tiffslide"
+    bounds: Region | None = None
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            self._slide = TiffSlide(path)
+        except _FOREIGN as error:
+            raise _refusal(path, error) from error
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it warns of every vendor it knows in part; we look for ourselves
+                facts = self._slide.properties
+            self._pages = self._level_pages(facts)
+            self._check_colours(facts["tiffslide.series-axes"])
+            self.level_sizes = tuple(Size(w, h) for w, h in self._slide.level_dimensions)
+            self.associated_names = tuple(sorted(self._slide.associated_images))
+        except _FOREIGN as error:
+            self._slide.close()
+            raise _refusal(path, error) from error
+        self.properties: Mapping[str, str] = {k: str(v) for k, v in facts.items() if v is not None}
+        self.vendor = self.properties.get("tiffslide.vendor", "generic-tiff")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._path,)
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        downsample = self._slide.level_downsamples[level]
+        corner = (_level_0(x, downsample), _level_0(y, downsample))
+        try:
+            with self._lock:
+                pixels = self._slide.read_region(corner, level, (width, height), as_array=True, padding=False)
+        except _FOREIGN as error:
+            where = f"level {level} at ({x}, {y}), {width} x {height} px"
+            raise unreadable(self._path, where, error) from error
+        page = self._pages[level]
+        colours = _as_colour(np.asarray(pixels, np.uint8), page)
+        for hole in _holes(page, Region(x, y, width, height)):
+            colours[hole.y - y : hole.bottom - y, hole.x - x : hole.right - x] = 255
+        return colours
+
+    def associated(self, name: str) -> NDArray[np.uint8]:
+        try:
+            with self._lock:
+                return np.asarray(self._slide.associated_images[name].convert("RGB"))
+        except _FOREIGN as error:
+            raise unreadable(self._path, f"its associated image {name!r}", error) from error
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def _level_pages(self, facts: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The TIFF page that describes each level."""
+        series = self._slide.ts_tifffile.series[facts["tiffslide.series-index"]]
+        return tuple(level.keyframe for level in series.levels)
+
+    def _check_colours(self, axes: str) -> None:
+        """Raises ValueError for samples that are not 8-bit colours: fluorescence channels are not red, green, blue."""
+        page = self._pages[0]
+        if not isinstance(page.compression, IntEnum):
+            raise ValueError(f"its compression {page.compression} is not known")
+        grey = axes == "YX" and page.photometric == _GREY
+        decoded = page.photometric == _RGB or (page.photometric == _YCBCR and page.compression in (_JPEG, *_JPEG_2000))
+        colour = page.samplesperpixel in (3, 4) and decoded  # YCbCr of other codecs would come out unconverted
+        if page.dtype != np.uint8 or not (grey or colour):
+            kind = getattr(page.photometric, "name", page.photometric)
+            raise ValueError(f"its pixels are {page.samplesperpixel} x {page.dtype} {kind}, not 8-bit RGB or grey")
+
+
+def _refusal(path: Path, error: Exception) -> SlideUnsupported:
+    return unsupported(path, " ".join(str(error).split()) or type(error).__name__)
+
+
+def _level_0(position: int, downsample: float) -> int:
+    """The level-0 position that the library, which divides and cuts off, takes back to `position` of the level."""
+    found = math.ceil(position * downsample)
+    return found if int(found / downsample) == position else found + 1
+
+
+def _as_colour(pixels: NDArray[np.uint8], page: Any) -> NDArray[np.uint8]:
+    """(h, w, 1, 3 or 4) as stored -> (h, w, 3), or (h, w, 4) with alpha not multiplied in; writable."""
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if _PREMULTIPLIED in page.extrasamples:  # multiplied in already: only the white behind it is missing
+        return pixels[..., :3] + (255 - pixels[..., 3:])
+    return pixels
+
+
+def _holes(page: Any, box: Region) -> Iterator[Region]:
+    """Where in `box` the file has no tile. The library gives black there, which would pass for tissue."""
+    if all(page.databytecounts) or page.planarconfig != _INTERLEAVED:
+        return
+    width, height = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
+    columns = math.ceil(page.imagewidth / width)
+    for row in range(box.y // height, math.ceil(box.bottom / height)):
+        for column in range(box.x // width, math.ceil(box.right / width)):
+            hole = Region(column * width, row * height, width, height).intersection(box)
+            if hole and not page.databytecounts[row * columns + column]:
+                yield hole

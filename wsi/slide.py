@@ -1,0 +1,225 @@
+"""A slide: an open file, where its pixels are, how large they are, and how to get them.
+
+All geometry lives here, once for all readers. Rectangles in public signatures are level-0 pixels; a `box` in this
+module is the same kind of rectangle in the pixels of one level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Never, Self
+
+from wsi.geometry import Level, Region, Size, best_level, round_px
+from wsi.identity import fingerprint
+from wsi.limits import check_read
+from wsi.resolution import objective_power, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from wsi.readers import Reader
+
+# Overviews are read in blocks of at most this many level pixels (64 MB with alpha), wider than high, for flat TIFFs
+# are often stored in strips across the whole width, each decoded again for every block that touches it.
+_BLOCK = Size(16_384, 1_024)
+
+
+class Slide:
+    """An open whole-slide image; `with open_slide(path) as slide`.
+
+    Safe to read from several threads. Never pickled: send the path, and open it where it is needed.
+    """
+
+    def __init__(self, path: Path, reader: Reader, mpp: float | None = None) -> None:
+        """`mpp` in um per level-0 px goes before what the file says; MppImplausible if it is outside 0.05-20."""
+        self.path = path
+        self.reader = reader.name
+        self.vendor = reader.vendor
+        self.size = reader.level_sizes[0]
+        self.levels = tuple(
+            Level(size, self.size.width / size.width, self.size.height / size.height) for size in reader.level_sizes
+        )
+        self.objective_power = objective_power(reader.properties)
+        self.associated_names = reader.associated_names
+        self._whole = Region(0, 0, self.size.width, self.size.height)
+        self.bounds = (reader.bounds and reader.bounds.intersection(self._whole)) or self._whole
+        self._resolution = resolve(reader.properties, mpp)
+        self._reader = reader
+        self._closed = False
+
+    @property
+    def mpp(self) -> float:
+        """um per level-0 pixel. Raises MppMissing, or MppImplausible if what the file says cannot be."""
+        return self._resolution.require(self.path)
+
+    @property
+    def mpp_source(self) -> str:
+        """The property that `mpp` was taken from, "given by the caller" or "none"."""
+        return self._resolution.source
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences a user should see: figures that were not believed, a resolution unusual for the objective."""
+        return self._resolution.warnings
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the slide, the main one first: companions of MRXS, the other parts of a DICOM series."""
+        return self._reader.files
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hex digits that change when the slide is replaced; see `wsi.identity.fingerprint`."""
+        return fingerprint(self._reader.files)
+
+    def read(self, region: Region, size: Size | None = None) -> NDArray[np.uint8]:
+        """uint8 (h, w, 3) RGB of `region`, resampled to `size` (default: one pixel per level-0 pixel).
+
+        White beyond the slide and where nothing was scanned. Raises SlideUnreadable where pixels cannot be decoded,
+        UsageError for more than 2^28 pixels at once.
+        """
+        pixels, _ = self.read_many([region], size or Size(region.width, region.height))
+        return pixels[0]
+
+    def read_many(self, regions: Sequence[Region], size: Size) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """n regions of one width and height -> uint8 (n, h, w, 3) RGB, and padded, bool (n,): leaves the slide.
+
+        The box around them all is read once, so give neighbours. Each region is then cut out and resampled by
+        itself: its pixels are the same, bit for bit, in whatever company it is read. Errors as `read`.
+        """
+        import numpy as np
+
+        from wsi.pixels import crop, resize
+
+        level = self._level_for(regions, size)
+        boxes = [self._box(region, level) for region in regions]
+        pixels, held = self._read_box(_around(boxes), level)
+        tiles = np.empty((len(boxes), size.height, size.width, 3), np.uint8)
+        for tile, box in zip(tiles, boxes, strict=True):
+            tile[:] = resize(crop(pixels, held, box), size)
+        return tiles, np.array([region.intersection(self._whole) != region for region in regions])
+
+    def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
+        """uint8 (h, w, 3) RGB of `bounds`, its longer side `max_px`, or less if the slide has no more pixels."""
+        px = max(1.0, max(self.bounds.width, self.bounds.height) / max_px)
+        size = Size(max(1, round_px(self.bounds.width / px)), max(1, round_px(self.bounds.height / px)))
+        return self._draw(size, (self.bounds.width / size.width, self.bounds.height / size.height))
+
+    def overview(self, mpp: float) -> tuple[NDArray[np.uint8], float]:
+        """`bounds` at `mpp` um per pixel: uint8 (h, w, 3) RGB, and how many level-0 px one of its pixels spans.
+
+        Pixel (0, 0) begins at the corner of `bounds`; the last ones may reach beyond it. A slide coarser than `mpp`
+        is given as it is, with a span of 1. Raises MppMissing or MppImplausible as `.mpp`.
+        """
+        px = max(1.0, mpp / self.mpp)
+        # The small term keeps 100.00000001 from growing a pixel of nothing.
+        size = Size(math.ceil(self.bounds.width / px - 1e-6), math.ceil(self.bounds.height / px - 1e-6))
+        return self._draw(size, (px, px)), px
+
+    def associated(self, name: str) -> NDArray[np.uint8]:
+        """uint8 (h, w, 3) RGB of a small picture beside the slide. Raises KeyError if it has none of that name."""
+        from wsi.pixels import on_white
+
+        if name not in self.associated_names:
+            raise KeyError(f"{self.path} has no associated image {name!r}, only {', '.join(self.associated_names)}")
+        return on_white(self._open_reader().associated(name))
+
+    def close(self) -> None:
+        """Gives the file back. Calling it twice does no harm."""
+        self._closed = True
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Slide {str(self.path)!r}, {self.size.width} x {self.size.height} px, by {self.reader}>"
+
+    def __reduce__(self) -> Never:
+        raise TypeError("A Slide holds an open file and is never pickled: send its path, and open it there.")
+
+    def _open_reader(self) -> Reader:
+        if self._closed:
+            raise ValueError(f"{self.path} is closed")
+        return self._reader
+
+    def _level_for(self, regions: Sequence[Region], size: Size) -> int:
+        spans = {Size(region.width, region.height) for region in regions}
+        if len(spans) != 1:
+            raise ValueError(f"regions read together have one width and height, not {len(spans)}")
+        (span,) = spans
+        if min(*span, *size) < 1:
+            raise ValueError(f"a region and what it is read to are at least one pixel wide and high: {span}, {size}")
+        return best_level(self.levels, min(span.width / size.width, span.height / size.height))
+
+    def _box(self, region: Region, level: int) -> Region:
+        at = self.levels[level]
+        x, width = _along(region.x, region.width, at.downsample_x, self.size.width)
+        y, height = _along(region.y, region.height, at.downsample_y, self.size.height)
+        return Region(x, y, width, height)
+
+    def _read_box(self, box: Region, level: int) -> tuple[NDArray[np.uint8], Region]:
+        """RGB of what lies inside the level, and the box it fills: (0, 0, 3) and an empty one if nothing does."""
+        import numpy as np
+
+        from wsi.pixels import on_white
+
+        whole = Region(0, 0, *self.levels[level].size)
+        held = box.intersection(whole)
+        if held is None:
+            return np.empty((0, 0, 3), np.uint8), Region(0, 0, 0, 0)
+        check_read(held.width * held.height)
+        return on_white(self._open_reader().read_level(level, held.x, held.y, held.width, held.height)), held
+
+    def _draw(self, size: Size, px: tuple[float, float]) -> NDArray[np.uint8]:
+        """(size.height, size.width, 3) from the corner of `bounds`, each pixel spanning `px` level-0 px in x and y."""
+        import numpy as np
+
+        from wsi.pixels import crop, resize
+
+        check_read(size.width * size.height)
+        level = best_level(self.levels, min(px))
+        at = self.levels[level]
+        step = (px[0] / at.downsample_x, px[1] / at.downsample_y)  # level px per pixel drawn
+        if max(step) > _BLOCK.height:  # a single pixel would be more than a block: draw it finer first
+            fine = math.ceil(max(step) / _BLOCK.height)
+            return resize(self._draw(Size(size.width * fine, size.height * fine), (px[0] / fine, px[1] / fine)), size)
+        image = np.empty((size.height, size.width, 3), np.uint8)
+        for part in _parts(size, Size(int(_BLOCK.width / step[0]), int(_BLOCK.height / step[1]))):
+            x, right = (round_px(self.bounds.x / at.downsample_x + edge * step[0]) for edge in (part.x, part.right))
+            y, bottom = (round_px(self.bounds.y / at.downsample_y + edge * step[1]) for edge in (part.y, part.bottom))
+            box = Region(x, y, max(1, right - x), max(1, bottom - y))
+            drawn = resize(crop(*self._read_box(box, level), box), Size(part.width, part.height))
+            image[part.y : part.bottom, part.x : part.right] = drawn
+        return image
+
+
+def _along(start: int, span: int, downsample: float, whole: int) -> tuple[int, int]:
+    """Start and length in level pixels of what begins at `start` and spans `span` level-0 pixels of `whole`.
+
+    The two roundings may together reach a pixel over the edge; what lies inside the slide is moved back inside.
+    """
+    first, length = round_px(start / downsample), max(1, round_px(span / downsample))
+    if start >= 0 and start + span <= whole:
+        first = min(first, round_px(whole / downsample) - length)
+    return first, length
+
+
+def _around(boxes: Sequence[Region]) -> Region:
+    x, y = min(box.x for box in boxes), min(box.y for box in boxes)
+    return Region(x, y, max(box.right for box in boxes) - x, max(box.bottom for box in boxes) - y)
+
+
+def _parts(size: Size, step: Size) -> Iterator[Region]:
+    """`size` cut into rectangles of at most `step`."""
+    for y in range(0, size.height, step.height):
+        for x in range(0, size.width, step.width):
+            yield Region(x, y, min(step.width, size.width - x), min(step.height, size.height - y))
