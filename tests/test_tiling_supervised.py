@@ -1,0 +1,152 @@
+"""The reader process: what it gives equals reading in this process, and no slide takes it or us along."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import evil_readers
+import numpy as np
+import pytest
+
+from tiling import TileGrid, TileSpec, TissueConfig, detect_tissue, read_tiles
+from tiling.frames import Silence, receive, send
+from tiling.grid import READ_FAILED
+from tiling.supervised import Preparation, ReaderConfig, ReaderProcess
+from wsi.errors import MppTooCoarse, ReaderCrashed, ReaderMemory, ReaderTimeout, SlideMissing
+from wsi.slide import Slide
+
+WANTED = Preparation(TissueConfig(), TileSpec())
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def findable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+@pytest.fixture
+def reader() -> Iterator[ReaderProcess]:
+    config = ReaderConfig(name="evil_readers:chosen_by_name", timeout_s=20, memory_gb=4)
+    with ReaderProcess(config) as process:
+        yield process
+
+
+def slide(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_bytes(b"any")
+    return path
+
+
+def test_it_gives_what_reading_here_gives(reader: ReaderProcess, tmp_path: Path) -> None:
+    path = slide(tmp_path, "calm.svs")
+    facts = reader.open(path)
+    prepared = reader.prepare(WANTED)
+    batches = [(b.pixels.copy(), b.cells, b.status) for b in reader.tiles(batch_size=4)]
+
+    here = Slide(path, evil_readers.Calm(path))
+    grid = TileGrid.over(here, detect_tissue(here, WANTED.tissue), WANTED.tile)
+    expected = list(read_tiles(here, grid, 4))
+    assert (facts.mpp, facts.width, facts.fingerprint) == (0.5, 2000, here.fingerprint)
+    assert np.array_equal(prepared.thumbnail, here.thumbnail(WANTED.thumbnail_px))
+    assert np.array_equal(prepared.grid.keep, grid.keep) and len(grid) > 12
+    assert np.array_equal(prepared.grid.tissue_fraction, grid.tissue_fraction)
+    assert len(batches) == len(expected) > 3  # more batches than slots: slots are used again
+    for (pixels, cells, status), there in zip(batches, expected, strict=True):
+        assert np.array_equal(pixels, there.pixels)
+        assert np.array_equal(cells, there.cells)
+        assert np.array_equal(status, there.status)
+
+
+def test_reading_can_start_in_the_middle(reader: ReaderProcess, tmp_path: Path) -> None:
+    reader.open(slide(tmp_path, "calm.svs"))
+    reader.prepare(WANTED)
+    whole = [b.cells.tolist() for b in reader.tiles(4)]
+    rest = [b.cells.tolist() for b in reader.tiles(4, start=8)]
+    assert rest == whole[2:]
+
+
+@pytest.mark.parametrize("name", ["abort.svs", "tile.svs"])
+def test_a_slide_that_aborts_is_one_refused_slide(reader: ReaderProcess, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ReaderCrashed, match="SIGABRT") as caught:
+        reader.open(slide(tmp_path, name))
+        reader.prepare(WANTED)
+        list(reader.tiles(4))
+    assert name in str(caught.value)
+    assert reader.open(slide(tmp_path, "calm.svs")).width == 2000
+
+
+def test_a_slide_that_hangs_is_stopped_at_the_deadline(tmp_path: Path) -> None:
+    config = ReaderConfig(name="evil_readers:chosen_by_name", timeout_s=3)
+    with ReaderProcess(config) as reader:
+        reader.open(slide(tmp_path, "sleep.svs"))
+        started = time.monotonic()
+        with pytest.raises(ReaderTimeout, match="sleep.svs.*3 s"):
+            reader.prepare(WANTED)
+        assert time.monotonic() - started < 3 + 5
+        assert reader.open(slide(tmp_path, "calm.svs")).width == 2000
+
+
+def test_a_slide_that_wants_too_much_memory_is_refused(reader: ReaderProcess, tmp_path: Path) -> None:
+    reader.open(slide(tmp_path, "devour.svs"))
+    with pytest.raises(ReaderMemory, match="devour.svs"):
+        reader.prepare(WANTED)
+
+
+def test_a_bad_tile_costs_that_tile(reader: ReaderProcess, tmp_path: Path) -> None:
+    reader.open(slide(tmp_path, "patchy.svs"))
+    grid = reader.prepare(WANTED).grid
+    status = np.concatenate([b.status for b in reader.tiles(4)])
+    assert (status == READ_FAILED).sum() == 1
+    assert grid.region(int(grid.cells[status == READ_FAILED][0])).intersection(grid.region(0)) is None
+
+
+def test_errors_of_the_slide_come_through_as_themselves(reader: ReaderProcess, tmp_path: Path) -> None:
+    with ReaderProcess(ReaderConfig()) as plain, pytest.raises(SlideMissing):
+        plain.open(tmp_path / "gone.svs")
+    reader.open(slide(tmp_path, "calm.svs"))
+    with pytest.raises(MppTooCoarse, match="0.25"):
+        reader.prepare(Preparation(TissueConfig(), TileSpec(mpp=0.25)))
+    assert len(reader.prepare(WANTED).grid) > 0  # the slide is still open
+
+
+def test_our_own_mistakes_come_with_their_traceback(reader: ReaderProcess, tmp_path: Path) -> None:
+    reader.open(slide(tmp_path, "bug.svs"))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: ours"):
+        reader.prepare(WANTED)
+
+
+def test_a_consumer_that_stops_early_leaves_no_process(reader: ReaderProcess, tmp_path: Path) -> None:
+    reader.open(slide(tmp_path, "calm.svs"))
+    reader.prepare(WANTED)
+    batches = reader.tiles(4)
+    next(batches)
+    process = reader._process
+    batches.close()
+    assert process is not None and process.poll() is not None
+    assert reader.open(slide(tmp_path, "calm.svs")).width == 2000
+
+
+def test_mpp_of_the_caller_serves_only_where_the_file_has_none(tmp_path: Path, reader: ReaderProcess) -> None:
+    path = slide(tmp_path, "calm.svs")
+    assert reader.open(path, mpp_if_missing=0.25).mpp == 0.5
+    assert reader.open(path, mpp=0.25).mpp == 0.25
+
+
+def test_frames_carry_arrays_of_any_kind_and_time_out() -> None:
+    import os
+
+    out, into = os.pipe()
+    arrays = {"a": np.arange(6, dtype=np.int64).reshape(2, 3), "b": np.zeros((0, 4), np.uint8), "c": np.array([True])}
+    send(into, {"do": "x"}, arrays)
+    header, got = receive(out, 1)
+    assert header == {"do": "x"}
+    for name, array in arrays.items():
+        assert got[name].dtype == array.dtype and np.array_equal(got[name], array)
+    with pytest.raises(Silence):
+        receive(out, 0.01)
+    os.close(into)
+    with pytest.raises(EOFError):
+        receive(out, 1)
+    os.close(out)

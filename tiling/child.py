@@ -1,0 +1,155 @@
+"""The reader process: opens slides, finds tissue and decodes tiles, and may die of a damaged file without harm.
+
+Started by `tiling.supervised` as `python -m tiling.child IN OUT RING`: three inherited file descriptors, two pipes
+of frames and the memory that tiles are laid in. It ends when its supervisor does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tiling.frames import receive, send
+from tiling.grid import TileGrid, TileSpec
+from tiling.tiles import read_tiles
+from tiling.tissue import TissueConfig, brightfield, detect_tissue
+from wsi.errors import ReaderMemory, ToolkitError
+from wsi.facts import SlideFacts
+from wsi.geometry import Region, Size
+
+NOT_BRIGHTFIELD = (
+    "Dark background: this looks like fluorescence, not brightfield; encoders trained on H&E do not know it."
+)
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """Answers one request at a time; holds at most one open slide."""
+
+    def __init__(self, inbox: int, outbox: int, ring: int) -> None:
+        self.inbox, self.outbox, self.ring = inbox, outbox, ring
+        self.path = ""
+        self.slide: Any = None
+        self.grid: TileGrid | None = None
+
+    def serve(self) -> None:
+        while True:
+            try:
+                request, _ = receive(self.inbox)
+            except EOFError:
+                return
+            try:
+                getattr(self, f"do_{request['do']}")(request)
+            except ToolkitError as error:
+                send(self.outbox, {"error": error.as_record()})
+            except MemoryError:
+                send(self.outbox, {"error": self._out_of_memory().as_record()})
+            except BrokenPipeError:
+                return
+            except Exception:
+                send(self.outbox, {"bug": traceback.format_exc()})
+
+    def do_open(self, request: dict[str, Any]) -> None:
+        """path, reader, mpp, mpp_if_missing -> facts of the slide, which stays open."""
+        self.path = request["path"]
+        facts = self._opened(request, request["mpp"])
+        if facts.known_mpp is None and request["mpp_if_missing"]:
+            facts = self._opened(request, request["mpp_if_missing"])
+        send(self.outbox, {"facts": facts.as_json()})
+
+    def _opened(self, request: dict[str, Any], mpp: float | None) -> SlideFacts:
+        from wsi import open_slide
+
+        self.close_slide()
+        self.slide = open_slide(request["path"], reader=request["reader"], mpp=mpp)
+        return SlideFacts.of(self.slide)
+
+    def do_prepare(self, request: dict[str, Any]) -> None:
+        """tissue, tile, thumbnail_px -> thumbnail, tissue mask and grid of the open slide."""
+        slide = self.slide
+        thumbnail = slide.thumbnail(request["thumbnail_px"])
+        mask = detect_tissue(slide, TissueConfig(**request["tissue"]))
+        self.grid = grid = TileGrid.over(slide, mask, TileSpec(**request["tile"]))
+        header = {
+            "mask": {"px": mask.px, "origin": mask.origin},
+            "grid": {"origin": grid.origin, "span_px": grid.span_px, "stride_px": grid.stride_px},
+            "notes": [] if brightfield(thumbnail) else [NOT_BRIGHTFIELD],
+        }
+        arrays = {"thumbnail": thumbnail, "inside": mask.inside, "keep": grid.keep, "fraction": grid.tissue_fraction}
+        send(self.outbox, header, arrays)
+
+    def do_tiles(self, request: dict[str, Any]) -> None:
+        """batch_size, threads, start, slots -> batches through the ring; a slot given back is written again."""
+        assert self.grid is not None, "tiles are asked for after prepare"
+        size = self.grid.spec.size_px
+        shape = (request["slots"], request["batch_size"], size, size, 3)
+        with _mapped(self.ring, shape) as slots:
+            free = list(range(len(slots)))
+            batches = read_tiles(
+                self.slide, self.grid, request["batch_size"], threads=request["threads"], start=request["start"]
+            )
+            for batch in batches:
+                while not free:
+                    free.append(receive(self.inbox)[0]["free"])
+                slot = free.pop()
+                slots[slot, : len(batch)] = batch.pixels
+                send(self.outbox, {"slot": slot}, {"cells": batch.cells, "status": batch.status})
+        send(self.outbox, {"end": True})
+        while len(free) < request["slots"]:
+            free.append(receive(self.inbox)[0]["free"])
+
+    def do_crops(self, request: dict[str, Any]) -> None:
+        """regions (x, y, width, height) and size_px -> their pixels."""
+        size = Size(request["size_px"], request["size_px"])
+        pixels = [self.slide.read(Region(*region), size) for region in request["regions"]]
+        send(self.outbox, {}, {"pixels": np.stack(pixels) if pixels else np.zeros((0, *size, 3), np.uint8)})
+
+    def _out_of_memory(self) -> ReaderMemory:
+        return ReaderMemory(
+            f"{self.path}: reading it took more memory than the reader may have.",
+            hint="Raise reader.memory_gb if this slide is worth it.",
+            path=self.path,
+        )
+
+    def close_slide(self) -> None:
+        if self.slide is not None:
+            self.slide.close()
+        self.slide = self.grid = None
+
+
+@contextlib.contextmanager
+def _mapped(fd: int, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    ring = mmap.mmap(fd, int(np.prod(shape)))
+    slots = np.frombuffer(ring, np.uint8).reshape(shape)
+    yield slots  # unmapped once the last array that looks at it is gone
+
+
+def _die_with_parent() -> None:
+    """Linux ends this process when the supervisor is killed, even while a C library hangs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(argv: list[str]) -> None:
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    inbox, outbox, ring, memory = (int(a) for a in argv)
+    if memory:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what C libraries print belongs to the log, not to the frames
+    Child(inbox, outbox, ring).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,234 @@
+"""Reading in a process of its own: a slide that aborts, hangs or devours memory costs that slide, and nothing else.
+
+libopenslide and libtiff are C: some damaged files make them call abort() or loop, which no `except` can catch. So
+first contact and all decoding happen in a child process (`tiling.child`) with a deadline and a memory cap. Tiles
+come back through shared memory without being copied or pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiling.frames import Arrays, Silence, receive, send
+from tiling.grid import TileBatch, TileGrid, TileSpec, TissueMask
+from tiling.tissue import TissueConfig
+from wsi.errors import ReaderCrashed, ReaderMemory, ReaderTimeout, SlideError, from_record
+from wsi.facts import SlideFacts
+from wsi.geometry import Region
+
+SLOTS = 3  # batches in shared memory: one being encoded, one ready, one being filled
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderConfig:
+    """How slides are read. None of it changes a pixel except `name`, which is kept with the features."""
+
+    name: str = "auto"  # auto, openslide, tiffslide, image, or package.module:callable for one of your own
+    threads: int = 2  # decoding threads per slide
+    timeout_s: float = 300.0  # a reader that says nothing for so long is killed and its slide refused
+    memory_gb: float = 8.0  # address space of the reader process; 0 sets no cap
+    max_unreadable: float = 0.01  # a slide of which a larger share of tiles cannot be decoded is refused
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.timeout_s <= 0 or self.memory_gb < 0:
+            raise ValueError("threads and timeout_s must be positive, memory_gb 0 or more")
+        if not 0 <= self.max_unreadable <= 1:
+            raise ValueError(f"max_unreadable is a share between 0 and 1, not {self.max_unreadable}")
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What is asked of a slide before its tiles are read."""
+
+    tissue: TissueConfig
+    tile: TileSpec
+    thumbnail_px: int = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedSlide:
+    """The answer: an overview, where tissue is, and which tiles will be read."""
+
+    facts: SlideFacts
+    thumbnail: NDArray[np.uint8]  # (h, w, 3), covers facts.bounds
+    mask: TissueMask
+    grid: TileGrid
+    notes: tuple[str, ...]  # sentences about the slide that a person should read
+
+
+class ReaderProcess:
+    """A supervised reader: use as a context manager, one slide at a time, any number one after another.
+
+    Every call raises the slide's own SlideError, or ReaderCrashed, ReaderTimeout, ReaderMemory. After one of those
+    three the process has been replaced and the next slide may be opened.
+    """
+
+    def __init__(self, config: ReaderConfig) -> None:
+        self.config = config
+        self._process: subprocess.Popen[bytes] | None = None
+        self._path = ""
+        self._facts: SlideFacts | None = None
+        self._grid: TileGrid | None = None
+
+    def __enter__(self) -> ReaderProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self, path: Path | str, mpp: float | None = None, mpp_if_missing: float | None = None) -> SlideFacts:
+        """Opens a slide in the child, closing the one before.
+
+        The file's own mpp gives way to `mpp`; `mpp_if_missing` serves where there is none.
+        """
+        self._path, self._facts, self._grid = str(path), None, None
+        self._start()
+        request = {"do": "open", "path": str(path), "reader": self.config.name}
+        header, _ = self._ask({**request, "mpp": mpp, "mpp_if_missing": mpp_if_missing})
+        self._facts = SlideFacts.from_json(header["facts"])
+        return self._facts
+
+    def prepare(self, wanted: Preparation) -> PreparedSlide:
+        """Thumbnail, tissue and grid of the open slide."""
+        assert self._facts is not None, "open a slide first"
+        request = {"do": "prepare", "thumbnail_px": wanted.thumbnail_px}
+        header, arrays = self._ask({**request, "tissue": asdict(wanted.tissue), "tile": asdict(wanted.tile)})
+        mask = TissueMask(arrays["inside"], header["mask"]["px"], tuple(header["mask"]["origin"]))
+        place = header["grid"]
+        self._grid = TileGrid(
+            wanted.tile,
+            tuple(place["origin"]),
+            place["span_px"],
+            place["stride_px"],
+            arrays["keep"],
+            arrays["fraction"],
+        )
+        return PreparedSlide(self._facts, arrays["thumbnail"], mask, self._grid, tuple(header["notes"]))
+
+    def tiles(self, batch_size: int, start: int = 0) -> Iterator[TileBatch]:
+        """Batches of the prepared grid in grid order, from kept tile `start` on; the child reads ahead of the consumer.
+
+        A batch's pixels live in shared memory and are overwritten once the next batch is asked for: copy to keep.
+        """
+        assert self._grid is not None, "prepare the slide first"
+        size = self._grid.spec.size_px
+        shape = (SLOTS, batch_size, size, size, 3)
+        os.ftruncate(self._ring.fileno(), int(np.prod(shape)))
+        slots = np.frombuffer(mmap.mmap(self._ring.fileno(), int(np.prod(shape))), np.uint8).reshape(shape)
+        request = {"do": "tiles", "batch_size": batch_size, "start": start, "slots": SLOTS}
+        done = False
+        try:
+            header, arrays = self._ask({**request, "threads": self.config.threads})
+            while "end" not in header:
+                count = len(arrays["cells"])
+                yield TileBatch(slots[header["slot"], :count], arrays["cells"], arrays["status"])
+                header, arrays = self._ask({"free": header["slot"]})
+            done = True
+        finally:
+            if not done:  # an error, or a consumer that stopped early: the stream cannot be rejoined
+                self.close()
+
+    def crops(self, regions: list[Region], size_px: int) -> NDArray[np.uint8]:
+        """Pixels of some regions of the open slide, (n, size_px, size_px, 3)."""
+        corners = [(r.x, r.y, r.width, r.height) for r in regions]
+        return self._ask({"do": "crops", "regions": corners, "size_px": size_px})[1]["pixels"]
+
+    def close(self) -> None:
+        """Ends the child at once; a further `open` starts another."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for end in (self._inbox, self._outbox):
+            os.close(end)
+        self._ring.close()
+        self._log.close()
+
+    def _start(self) -> None:
+        if self._process is not None:
+            return
+        child_in, self._inbox = os.pipe()
+        self._outbox, child_out = os.pipe()
+        self._ring: BinaryIO = tempfile.TemporaryFile(dir=_memory_folder())  # noqa: SIM115  unlinked: no leftovers
+        self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        fds = (child_in, child_out, self._ring.fileno())
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tiling.child", *map(str, fds), str(int(self.config.memory_gb * 2**30))],
+            pass_fds=fds,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "ERROR"},
+        )
+        os.close(child_in)
+        os.close(child_out)
+
+    def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], Arrays]:
+        if self._process is None:
+            raise ReaderCrashed(f"{self._path}: its reader process has already ended.", hint="Open the slide again.")
+        try:
+            send(self._inbox, request)
+            header, arrays = receive(self._outbox, self.config.timeout_s)
+        except Silence:
+            self.close()
+            raise self._timeout() from None
+        except (EOFError, BrokenPipeError):
+            raise self._death() from None
+        if "error" in header:
+            raise from_record(header["error"])
+        if "bug" in header:
+            raise RuntimeError(f"{self._path}: the reader failed\n{header['bug']}")
+        return header, arrays
+
+    def _timeout(self) -> ReaderTimeout:
+        return ReaderTimeout(
+            f"{self._path}: the reader said nothing for {self.config.timeout_s:g} s and was stopped.",
+            hint="The file or its storage hangs; copy it to a local disk, or allow more time with --slide-timeout.",
+            path=self._path,
+        )
+
+    def _death(self) -> SlideError:
+        """Why the child is gone, after it went without a word."""
+        process, path = self._process, self._path
+        assert process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        code = process.returncode
+        words = self._last_words()
+        self.close()
+        cause = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        if "MemoryError" in words or "bad_alloc" in words or "Cannot allocate memory" in words:
+            return ReaderMemory(
+                f"{path}: reading it took more than the {self.config.memory_gb:g} GiB the reader may have ({cause}).",
+                hint="Raise reader.memory_gb if this slide is worth it.",
+                path=path,
+            )
+        return ReaderCrashed(
+            f"{path}: the reader process died of it ({cause}).{' It said: ' + words if words else ''}",
+            hint="The file is very likely damaged: fetch it again or leave it out.",
+            path=path,
+            cause=cause,
+        )
+
+    def _last_words(self) -> str:
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else ""
+
+
+def _memory_folder() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
