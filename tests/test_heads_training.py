@@ -1,0 +1,321 @@
+"""Training on bags with planted tiles, what is refused, and what comes back from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
+
+from heads import Bag, TrainConfig, concordance_index, load_head, train_head
+from wsi.errors import ArtefactError, EncoderMismatch, StorageError, UsageError
+
+DIM = 32
+ENCODER = "a" * 64
+
+
+def make_bag(rng, share, name="s", encoder=ENCODER):
+    """A bag of 60 to 100 tiles, a share of them shifted in 8 of 32 dimensions; and which."""
+    n = int(rng.integers(60, 101))
+    planted = rng.permutation(n) < share * n
+    x = rng.normal(size=(n, DIM)) + 2.0 * planted[:, None] * (np.arange(DIM) < 8)
+    # Dimensions of very different offset and scale: only a standardised head learns quickly.
+    return Bag(x=5 + 0.01 * x, cells=None, slide_id=name, encoder_digest=encoder), planted
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    rng = np.random.default_rng(0)
+    labels = ["tumour" if i % 2 else "normal" for i in range(20)]
+    pairs = [make_bag(rng, 0.15 * (label == "tumour"), f"s{i}") for i, label in enumerate(labels)]
+    return SimpleNamespace(bags=[b for b, _ in pairs], planted=[p for _, p in pairs], labels=labels)
+
+
+@pytest.fixture(scope="module")
+def head(cohort):
+    return train_head(cohort.bags[:12], cohort.labels[:12], seed=1)
+
+
+def test_planted_tiles_are_learnt_and_pointed_at(cohort, head):
+    scores = [head.score(bag) for bag in cohort.bags]
+    assert [s.detail["label"] for s in scores] == cohort.labels  # the last 8 were never seen
+    pointed = [roc_auc_score(p, s.per_tile) for p, s in zip(cohort.planted, scores, strict=True) if p.any()]
+    assert min(pointed) > 0.9
+
+
+def test_a_score_says_what_it_is(cohort, head):
+    score = head.score(cohort.bags[0])
+    assert score.values.shape == (2,) and score.values.dtype == np.float32
+    assert score.values.sum() == pytest.approx(1) and score.per_tile.sum() == pytest.approx(1, abs=1e-5)
+    assert score.per_tile.shape == (len(cohort.bags[0]),)
+    assert score.detail == {
+        "task": "classification",
+        "slide_id": "s0",
+        "classes": ["normal", "tumour"],
+        "label": "normal",
+    }
+    assert score.head_digest == head.digest
+    json.dumps(score.detail)
+
+
+def test_three_whole_number_classes_and_the_plain_form():
+    rng = np.random.default_rng(2)
+    labels = np.arange(18) % 3 * 10
+    bags = [make_bag(rng, label / 40)[0] for label in labels]
+    head = train_head(bags, labels, gated=False, epochs=40)
+    assert head.card.task.classes == (0, 10, 20)
+    assert np.mean([head.score(b).detail["label"] == label for b, label in zip(bags, labels, strict=True)]) > 0.8
+
+
+def test_survival_risk_is_higher_where_events_are_earlier():
+    rng = np.random.default_rng(3)
+    share = rng.uniform(0, 0.5, 40)
+    bags = [make_bag(rng, s)[0] for s in share]
+    time, event = 10 - 15 * share + rng.uniform(0, 0.5, 40), rng.uniform(size=40) < 0.7
+    head = train_head(bags[:24], list(zip(time, event, strict=True))[:24], task="survival", epochs=40)
+    scores = [head.score(bag) for bag in bags[24:]]
+    risk = [s.values[0] for s in scores]
+    assert concordance_index(time[24:], event[24:], risk) > 0.8
+    assert scores[0].values.shape == (1,) and scores[0].detail["direction"] == "higher = worse"
+
+
+@pytest.mark.parametrize("form", [dict, np.array])
+def test_biomarkers_are_learnt_where_they_are_known(form):
+    rng = np.random.default_rng(4)
+    first = [i % 2 for i in range(20)]
+    bags = [make_bag(rng, 0.3 * f)[0] for f in first]
+    known = [f if i < 14 else None for i, f in enumerate(first)]
+    other = [1 - f if i >= 6 else None for i, f in enumerate(first)]
+    names = ["MSI", "KRAS"]
+    targets = {"MSI": known, "KRAS": other}
+    if form is np.array:
+        names, targets = ["marker_0", "marker_1"], np.array([known, other], dtype=float).T
+    head = train_head(bags, targets, task="biomarker")
+    p = np.array([head.score(bag).values for bag in bags])
+    assert head.score(bags[0]).detail["names"] == names
+    assert ((p[:, 0] > 0.5) == first).all() and ((p[:, 1] < 0.5) == first).all()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(cohort, head):
+    again = train_head(cohort.bags[:12], cohort.labels[:12], seed=1)
+    other = train_head(cohort.bags[:12], cohort.labels[:12], seed=2)
+    assert again.digest == head.digest != other.digest
+    for name, tensor in head.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+        assert name.endswith(("mean", "std", "weigh.bias")) or not torch.equal(tensor, other.model.state_dict()[name])
+
+
+def test_training_and_loading_leave_the_callers_torch_as_it_was(cohort, head, tmp_path):
+    torch.manual_seed(5)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    with torch.no_grad():
+        train_head(cohort.bags[:2], cohort.labels[:2], epochs=1)
+        load_head(head.save(tmp_path)).score(cohort.bags[0])
+        assert not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
+
+
+def test_standardisation_is_that_of_all_training_tiles(cohort, head):
+    tiles = np.concatenate([bag.x for bag in cohort.bags[:12]]).astype(float)
+    np.testing.assert_allclose(head.model.mean, tiles.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(head.model.std, tiles.std(axis=0), rtol=1e-5)
+
+
+def test_a_dimension_that_never_varies_does_no_harm():
+    rng = np.random.default_rng(6)
+    bags = [
+        Bag(x=np.c_[rng.normal(size=(9, 2)), np.full(9, 0.1)], cells=None, slide_id="s", encoder_digest="e")
+        for _ in "ab"
+    ]
+    head = train_head(bags, [0, 1], epochs=2)
+    assert float(head.model.std[2]) == 1
+    assert np.isfinite(head.score(bags[0]).values).all()
+
+
+def test_one_step_of_one_bag_works_and_losses_are_told(cohort):
+    head = train_head(cohort.bags[:3], cohort.labels[:3], epochs=2, batch_bags=1)
+    assert len(head.card.losses) == 2 and head.card.n_bags == 3
+    assert head.card.config == TrainConfig(epochs=2, batch_bags=1)
+
+
+def bag_like(**changes):
+    given = {"x": np.ones((2, 3)), "cells": None, "slide_id": "s", "encoder_digest": ENCODER}
+    return Bag(**(given | changes))
+
+
+@pytest.mark.parametrize(
+    ("bags", "targets", "task", "said"),
+    [
+        ([], [], "classification", ["there are no bags", "two classes are needed"]),
+        ([bag_like()] * 3, ["a", "b"], "classification", ["3 bags and 2 targets"]),
+        ([bag_like()] * 2, ["a", "a"], "classification", ["two classes are needed at least, but the labels are ['a']"]),
+        ([bag_like()] * 2, ["a", 1], "classification", ["mix words and numbers"]),
+        ([bag_like()] * 2, ["a", float("nan")], "classification", ["words or whole numbers, not nan"]),
+        ([bag_like()] * 2, ["a", None], "classification", ["words or whole numbers, not None"]),
+        (
+            [bag_like(), bag_like(encoder_digest="b" * 64, x=np.empty((0, 3)), slide_id="void")],
+            ["a", "a"],
+            "classification",
+            ["1 bags have no tiles (void)", "2 encoders are mixed (aaaaaaaaaaaa, bbbbbbbbbbbb)", "two classes"],
+        ),
+        ([bag_like(), bag_like(x=np.ones((2, 4)))], ["a", "b"], "classification", ["differ in features a tile (3, 4)"]),
+        ([bag_like()] * 3, [(1, 0), (0, 0), (2, 0)], "survival", ["above 0 (target 1)", "no target has an event"]),
+        ([bag_like()] * 2, [(None, 1), (2, 3)], "survival", ["a number (target 0)", "event must be 1 (seen)"]),
+        ([bag_like()] * 2, [(1, "dead"), (2, 0)], "survival", ["(time, event) pairs of numbers"]),
+        ([bag_like()] * 2, [1, 2], "survival", ["(time, event) pairs of numbers"]),
+        ([bag_like()] * 2, {"MSI": [1, 1], "TP53": [0, 2]}, "biomarker", ["MSI needs both", "TP53 must be 1, 0"]),
+        ([bag_like()] * 2, {"MSI": [1, 0], "TP53": [0]}, "biomarker", ["differ in length", "and None targets"]),
+        ([bag_like()] * 2, {"MSI": ["yes", 0]}, "biomarker", ["MSI must be 1, 0 or missing"]),
+        ([bag_like()] * 2, {}, "biomarker", ["there is no biomarker"]),
+        ([bag_like()] * 2, [1, 0], "biomarker", ["named columns or an array (slides, markers)"]),
+        ([bag_like()] * 2, [1, 0], "regression", ["no task 'regression'", "classification, survival, biomarker"]),
+    ],
+)
+def test_all_that_is_wrong_is_told_before_training(bags, targets, task, said):
+    with pytest.raises(UsageError) as caught:
+        train_head(bags, targets, task=task)
+    assert [s for s in said if s not in str(caught.value)] == []
+
+
+def test_settings_are_checked_at_once():
+    with pytest.raises(
+        UsageError, match=r"epochs is 0.*hidden is 1\.5.*batch_bags is 0.*lr is nan.*weight_decay.*dropout"
+    ):
+        TrainConfig(epochs=0, hidden=1.5, batch_bags=0, lr=float("nan"), weight_decay=-1, dropout=1)
+
+
+def test_training_that_runs_away_is_not_saved(cohort):
+    with pytest.raises(UsageError, match="out of bounds"):
+        train_head(cohort.bags, cohort.labels, lr=1e30, epochs=3)
+
+
+def test_a_foreign_bag_is_refused_by_name(cohort, head):
+    with pytest.raises(EncoderMismatch, match=r"'s9'.*encoder bbbbbbbbbbbb; this head is for aaaaaaaaaaaa\."):
+        head.score(make_bag(np.random.default_rng(0), 0, "s9", "b" * 64)[0])
+    with pytest.raises(EncoderMismatch, match="3 features a tile; this head takes 32"):
+        head.score(bag_like())
+    with pytest.raises(UsageError, match="no tiles"):
+        head.score(bag_like(x=np.empty((0, DIM))))
+
+
+@pytest.mark.parametrize("task", ["classification", "survival", "biomarker"])
+def test_a_head_comes_back_from_disk_bit_for_bit(cohort, tmp_path, task):
+    bags = cohort.bags[:4]
+    targets = {
+        "classification": "abab",
+        "survival": [(1, 1), (2, 0), (3, 1), (4, 0)],
+        "biomarker": {"MSI": [1, 0, None, 1]},
+    }
+    head = train_head(bags, targets[task], task=task, epochs=2)
+    back = load_head(head.save(tmp_path / "new" / "head"))
+    assert back.card == head.card and back.digest == head.digest
+    for bag in cohort.bags:
+        ours, theirs = head.score(bag), back.score(bag)
+        assert np.array_equal(ours.values, theirs.values) and np.array_equal(ours.per_tile, theirs.per_tile)
+        assert ours.detail == theirs.detail
+
+
+def test_the_digest_is_of_the_files_contents(head, tmp_path):
+    head.save(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["head.json", "head.safetensors"]
+    content = (tmp_path / "head.json").read_bytes() + (tmp_path / "head.safetensors").read_bytes()
+    assert head.digest == hashlib.sha256(content).hexdigest()
+
+
+def test_head_json_says_what_the_head_is(head, tmp_path):
+    card = json.loads((head.save(tmp_path) / "head.json").read_text())
+    assert (card["format"], card["version"], card["encoder_digest"]) == ("mil-head", 1, ENCODER)
+    assert card["architecture"] | {"dropout": 0} == {
+        "name": "abmil",
+        "in_dim": 32,
+        "n_out": 2,
+        "hidden": 128,
+        "gated": True,
+        "dropout": 0,
+    }
+    assert card["task"] == {"kind": "classification", "classes": ["normal", "tumour"]}
+    assert card["config"]["seed"] == 1 and card["versions"].keys() == {"wsi-toolkit", "torch", "numpy"}
+
+
+def rewrite(folder, change):
+    """Save other tensors and say so in head.json, as a well-meaning editor would."""
+    tensors = load_file(folder / "head.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "head.safetensors")
+    card = json.loads((folder / "head.json").read_text())
+    card["weights_sha256"] = hashlib.sha256((folder / "head.safetensors").read_bytes()).hexdigest()
+    (folder / "head.json").write_text(json.dumps(card))
+
+
+def test_weights_of_other_shapes_are_all_named(head, tmp_path):
+    def change(tensors):
+        del tensors["std"]
+        tensors["mean"] = torch.zeros(3)
+        tensors["more"] = torch.zeros(1)
+
+    rewrite(head.save(tmp_path), change)
+    with pytest.raises(ArtefactError) as caught:
+        load_head(tmp_path)
+    for said in ("mean is (3,), wanted is (32,)", "std is missing, wanted is (32,)", "more is (1,), wanted is nothing"):
+        assert said in str(caught.value)
+
+
+def test_every_flipped_byte_of_the_weights_is_found(head, tmp_path):
+    path = head.save(tmp_path) / "head.safetensors"
+    good = path.read_bytes()
+    for at in range(0, len(good), len(good) // 10):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(ArtefactError, match="not the file"):
+            load_head(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 2}, "format version 2; version 1 is known"),
+        ({"format": "other"}, "does not describe a head"),
+        ({"task": {"kind": "regression"}}, "no task 'regression'"),
+        ({"task": {"kind": "classification", "classes": ["a", "b", "c"]}}, "2 outputs for a task of 3"),
+        ({"task": 3}, "damaged"),
+        ({"architecture": {"name": "abmil"}}, "damaged"),
+        ({"config": {"epochs": 0}}, "epochs is 0"),
+        ({"losses": None}, "damaged"),
+    ],
+)
+def test_a_changed_head_json_is_refused_with_a_sentence(head, tmp_path, change, said):
+    path = head.save(tmp_path) / "head.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ArtefactError, match=said):
+        load_head(tmp_path)
+
+
+def test_an_unknown_or_absurd_architecture_is_refused(head, tmp_path):
+    path = head.save(tmp_path) / "head.json"
+    card = json.loads(path.read_text())
+    for field, value, said in (("name", "other", "no architecture 'other'"), ("in_dim", -1, "in_dim is -1")):
+        path.write_text(json.dumps(card | {"architecture": card["architecture"] | {field: value}}))
+        with pytest.raises(ArtefactError, match=said):
+            load_head(tmp_path)
+
+
+def test_a_folder_without_a_head_is_said_to_be_one(head, tmp_path):
+    with pytest.raises(UsageError, match=r"no head here \(head.json"):
+        load_head(tmp_path)
+    (head.save(tmp_path) / "head.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"no head here \(head.safetensors"):
+        load_head(tmp_path)
+    (tmp_path / "head.json").write_text("{")
+    (tmp_path / "head.safetensors").write_bytes(b"")
+    with pytest.raises(ArtefactError, match="not JSON"):
+        load_head(tmp_path)
+
+
+def test_saving_where_one_cannot_is_said(head, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be saved"):
+        head.save(tmp_path / "file")
