@@ -1,0 +1,1 @@
+"""Batches, the command line and pictures: the floor that knows all others."""

@@ -1,0 +1,238 @@
+"""The command line. Each command gathers its wishes and hands over; nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from wsi.errors import ToolkitError
+
+app = typer.Typer(
+    help="From a folder of whole-slide images to features, zero-shot labels, heatmaps and a report. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models = typer.Typer(
+    help="The encoders: which there are, and weights for machines without internet.", no_args_is_help=True
+)
+app.add_typer(models, name="models")
+
+Slides = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Folders (searched recursively), slide files, or one manifest CSV.", show_default=False),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", help="Output folder; made if missing, continued if it holds an earlier run.", show_default=False
+    ),
+]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a run.", show_default=False)]
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Settings as TOML; see `wsi config`.", show_default=False)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting over the file's, e.g. tile.mpp=0.25. Repeatable.", show_default=False),
+]
+Manifest = Annotated[
+    Path | None,
+    typer.Option(help="CSV with a column slide, optionally id, patient, mpp and labels.", show_default=False),
+]
+Mpp = Annotated[
+    float | None,
+    typer.Option(min=0.05, max=20, help="um per level-0 pixel of slides that do not tell theirs.", show_default=False),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N slides.", show_default=False)]
+EncoderName = Annotated[
+    str | None, typer.Option("--encoder", help="See `wsi models list`. [default: plip]", show_default=False)
+]
+Weights = Annotated[str | None, typer.Option(help="Hub id, folder or file of weights.", show_default=False)]
+Untrained = Annotated[bool, typer.Option("--untrained", help="The weights are random: store features, show no labels.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps. [default: auto]", show_default=False)]
+Prompts = Annotated[
+    str | None, typer.Option(help="A shipped prompt set, a TOML/JSON file, or none.", show_default=False)
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(help="Seconds of silence after which a slide's reader is stopped. [default: 300]", show_default=False),
+]
+
+
+@app.command()
+def run(
+    slides: Slides = None,
+    out: Out = ...,  # type: ignore[assignment]
+    encoder: EncoderName = None,
+    weights: Weights = None,
+    untrained: Untrained = False,
+    prompts: Prompts = None,
+    mpp: Mpp = None,
+    config: Config = None,
+    settings: Set = None,
+    manifest: Manifest = None,
+    limit: Limit = None,
+    device: Device = None,
+    slide_timeout: Timeout = None,
+    workers: Annotated[int, typer.Option(min=0, help="Local worker processes; 0 works in this one.")] = 0,
+    scheduler: Annotated[str, typer.Option(help="Address of a Dask scheduler to work on.", show_default=False)] = "",
+) -> None:
+    """Tile, encode, score and report every slide. Repeat the same command to continue after any interruption."""
+    from pipeline import commands
+
+    flags: dict[str, object] = {"device": device, "reader.timeout_s": slide_timeout, "zeroshot.prompts": prompts}
+    flags |= {"encoder.name": encoder, "encoder.weights": weights, "encoder.untrained": untrained or None}
+    wanted = commands.configured(config, settings, flags)
+    entries = commands.chosen_slides(slides, manifest, mpp, limit)
+    raise typer.Exit(commands.run(entries, out, wanted, commands.executor(workers, scheduler)))
+
+
+@app.command()
+def plan(
+    slides: Slides = None,
+    out: Out = ...,  # type: ignore[assignment]
+    encoder: EncoderName = None,
+    weights: Weights = None,
+    mpp: Mpp = None,
+    config: Config = None,
+    settings: Set = None,
+    manifest: Manifest = None,
+    limit: Limit = None,
+    device: Device = None,
+) -> None:
+    """What a run would do: slides, tiles, bytes, minutes, what is cached, what is wrong. Nothing is written."""
+    from pipeline import commands
+
+    wanted = commands.configured(
+        config, settings, {"encoder.name": encoder, "encoder.weights": weights, "device": device}
+    )
+    raise typer.Exit(commands.plan(commands.chosen_slides(slides, manifest, mpp, limit), out, wanted))
+
+
+@app.command()
+def info(
+    slides: Annotated[list[Path], typer.Argument(help="Slide files or folders.", show_default=False)],
+    mpp: Mpp = None,
+    reader: Annotated[str, typer.Option(help="auto, openslide, tiffslide, image or package.module:callable.")] = "auto",
+) -> None:
+    """What a slide is: size, levels, mpp and where it came from, vendor, reader."""
+    from pipeline import commands
+
+    raise typer.Exit(commands.info(slides, mpp, reader))
+
+
+@app.command()
+def zeroshot(
+    out: OutArgument,
+    prompts: Annotated[str, typer.Option(help="A shipped prompt set or a TOML/JSON file.", show_default=False)],
+    settings: Set = None,
+) -> None:
+    """New prompts over the features that are there; no slide is opened."""
+    from pipeline import commands
+
+    raise typer.Exit(commands.zeroshot(out, prompts, settings))
+
+
+@app.command()
+def heatmap(
+    out: OutArgument,
+    of: Annotated[
+        str,
+        typer.Option(
+            "--of", help="tumour, or one class of the prompts in use. [default: what the run drew]", show_default=False
+        ),
+    ] = "",
+    head: Annotated[
+        Path | None, typer.Option(help="Folder of a trained head: draw its attention.", show_default=False)
+    ] = None,
+    slide: Annotated[
+        list[str] | None, typer.Option(help="Only these slide ids. Repeatable.", show_default=False)
+    ] = None,
+) -> None:
+    """Heatmaps of tile scores (PNG on the thumbnail, GeoJSON for QuPath) from cached features."""
+    from pipeline import commands
+
+    raise typer.Exit(commands.heatmap(out, of, head, slide))
+
+
+@app.command()
+def report(out: OutArgument) -> None:
+    """Write OUT/report.html anew from what is there."""
+    from pipeline import commands
+
+    raise typer.Exit(commands.report(out))
+
+
+@app.command()
+def config(config: Config = None, settings: Set = None) -> None:
+    """Print all settings in force as TOML, ready to be saved as run.toml."""
+    from pipeline import commands
+
+    commands.show_config(config, settings)
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where output would go.")] = Path(),
+    encoder: EncoderName = None,
+) -> None:
+    """Check this machine: packages, readers, device, disk, weights."""
+    from pipeline import commands
+
+    raise typer.Exit(commands.doctor(out, encoder or "plip"))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where slides and results go.")] = Path("demo"),
+    slides: Annotated[int, typer.Option(min=8, help="How many slides to draw.")] = 9,
+    seed: Annotated[int, typer.Option(help="Of the cohort.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Local worker processes.")] = 0,
+) -> None:
+    """The whole way on slides it draws itself: no slides, no weights, no network needed."""
+    from pipeline import commands
+
+    raise typer.Exit(commands.demo(out, slides, seed, workers))
+
+
+@models.command("list")
+def models_list() -> None:
+    """Encoders by name, and the shipped prompt sets."""
+    from pipeline import commands
+
+    commands.models_list()
+
+
+@models.command("pull")
+def models_pull(
+    name: Annotated[str, typer.Argument(help="plip, or a hub id in its layout.")],
+    to: Annotated[Path, typer.Option(help="Folder for the weights; give it to --weights later.", show_default=False)],
+) -> None:
+    """Fetch weights on a machine with internet, to carry them to one without."""
+    from pipeline import commands
+
+    commands.models_pull(name, to)
+
+
+def main() -> NoReturn:
+    """Entry point of `wsi`: every error becomes a sentence and an exit code.
+
+    0 done, 1 a bug, 2 usage or configuration, 3 some slides refused, 4 all refused, 5 the machine (weights, disk,
+    permission, scheduler), 130 interrupted and resumable.
+    """
+    try:
+        app()
+    except ToolkitError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception:  # the last resort of the command line: say that it is our fault, and keep the evidence
+        typer.echo(traceback.format_exc(), err=True)
+        typer.echo("This is a bug in the toolkit, not in your slides. Please report it with the lines above.", err=True)
+        sys.exit(1)
+    sys.exit(0)

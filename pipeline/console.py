@@ -1,0 +1,132 @@
+"""What the command line says while it works: a live bar on a terminal, plain lines elsewhere; and its tables."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.ledger import CRASHED, GOOD, REFUSED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pipeline.ledger import Outcome
+
+HEARTBEAT_S = 30.0  # without a terminal, at most one line of progress in this time
+
+
+class RunConsole:
+    """Watches a run. Called by it from one thread; draws nothing until entered as a context manager."""
+
+    def __init__(self, console: Console, slides: int) -> None:
+        self.console, self.slides = console, slides
+        self.live = console.is_terminal
+        self.tiles, self.ended, self.started = 0, 0, time.monotonic()
+        self.said = self.started
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("slides"),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self.live,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=slides, rate="")
+
+    def __enter__(self) -> RunConsole:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def slide_started(self, name: str, tiles: int) -> None:
+        self._bar.update(self._task, description=f"{name} ({tiles} tiles)")
+
+    def tiles_done(self, count: int, share: float) -> None:
+        """`count` more tiles encoded; `share` of the slide under way is done."""
+        self.tiles += count
+        self._bar.update(self._task, completed=self.ended + share, rate=self._rate())
+        if not self.live and time.monotonic() - self.said > HEARTBEAT_S:
+            self._say(f"{self.ended}/{self.slides} slides, {self.tiles} tiles, {self._rate()}{self._left()}")
+
+    def slide_ended(self, outcome: Outcome, counted: bool) -> None:
+        """One slide is over; `counted` if its tiles came through `tiles_done` already."""
+        self.ended += 1
+        self.tiles += 0 if counted else outcome.tiles
+        self._bar.update(self._task, completed=self.ended, rate=self._rate())
+        line = f"[{self.ended}/{self.slides}] {outcome.name}: {outcome.status}"
+        if outcome.good:
+            line += f", {outcome.tiles} tiles, {outcome.seconds:.1f} s"
+        else:
+            line += f" ({outcome.code}). {last_line(outcome.detail)} {outcome.hint}".rstrip()
+        if not (self.live and outcome.good):
+            self._say(line, "" if outcome.good else "red")
+
+    def _say(self, line: str, style: str = "") -> None:
+        self.said = time.monotonic()
+        self._bar.console.print(Text(line, style=style), soft_wrap=True)
+
+    def _rate(self) -> str:
+        return f"{self.tiles / max(1e-9, time.monotonic() - self.started):.0f} tiles/s"
+
+    def _left(self) -> str:
+        spent = time.monotonic() - self.started
+        return f", about {duration(spent / self.ended * (self.slides - self.ended))} left" if self.ended else ""
+
+
+def last_line(text: str) -> str:
+    """The sentence of an error, or the exception's line of a traceback."""
+    return text.strip().splitlines()[-1] if text.strip() else ""
+
+
+def duration(seconds: float) -> str:
+    """`4 s`, `3 min 20 s`, `1 h 12 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, s = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {s} s" if s else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: float) -> str:
+    """Bytes for people: `512 B`, `3.1 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
+    """A plain table; cells are shown as text, never as markup: slides may be called anything."""
+    shown = Table(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(str(cell)) for cell in row))
+    return shown
+
+
+def summary(outcomes: list[Outcome], seconds: float) -> str:
+    """The line at the end of a run, and one with the codes of what was refused."""
+    tally = Counter(o.status for o in outcomes)
+    parts = [f"{tally[s]} {s}" for s in (*GOOD, REFUSED, CRASHED) if tally[s]]
+    tiles = sum(o.tiles for o in outcomes if o.status == "done")
+    text = f"{len(outcomes)} slides: {', '.join(parts) or 'none'}; {tiles} tiles in {duration(seconds)}"
+    codes = Counter(o.code for o in outcomes if not o.good)
+    if codes:
+        text += "\nnot done: " + ", ".join(f"{code} {n}" for code, n in codes.most_common())
+    return text

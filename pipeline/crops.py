@@ -1,0 +1,38 @@
+"""Pictures of single tiles, cut from the slide once and kept, so that a report can be made without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.output import SlideFolder
+from pipeline.pictures import write_image
+from pipeline.record import SlideRecord
+from tiling.grid import TileGrid
+from tiling.supervised import ReaderProcess
+
+
+def crop_path(folder: SlideFolder, grid: TileGrid, cell: int) -> Path:
+    """Where a tile's picture is kept: `tiles/x_y_span.jpg`, in level-0 px."""
+    region = grid.region(cell)
+    return folder.path / "tiles" / f"{region.x}_{region.y}_{region.width}.jpg"
+
+
+def shown_cells(zeroshot: dict[str, Any] | None) -> list[int]:
+    """The tiles that a slide's report shows."""
+    shown = (zeroshot or {}).get("tiles_shown", {})
+    return [int(t["cell"]) for end in ("top", "bottom") for t in shown.get(end, [])]
+
+
+def missing_crops(folder: SlideFolder, grid: TileGrid) -> list[int]:
+    return [c for c in shown_cells(folder.zeroshot()) if not crop_path(folder, grid, c).exists()]
+
+
+def cut_crops(folder: SlideFolder, record: SlideRecord, grid: TileGrid, reader: ReaderProcess) -> None:
+    """Cuts what is missing; opens the slide only if something is. Raises the slide's SlideError."""
+    cells = missing_crops(folder, grid)
+    if not cells:
+        return
+    reader.open(record.facts.path, record.given_mpp)
+    for cell, pixels in zip(cells, reader.crops([grid.region(c) for c in cells], grid.spec.size_px), strict=True):
+        write_image(crop_path(folder, grid, cell), pixels)

@@ -1,0 +1,99 @@
+"""`wsi doctor`: is this machine fit for a run? One line for each thing that runs have failed on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi.errors import ToolkitError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`ok` is None for a plain fact, False for something to mend; `hint` says how."""
+
+    what: str
+    found: str
+    ok: bool | None = True
+    hint: str = ""
+
+
+def examine(folder: Path, encoder: str = "plip") -> Iterator[Finding]:
+    """All findings, quick ones first. `folder` is where output would go."""
+    for check in (
+        _python,
+        _packages,
+        _readers,
+        _device,
+        lambda: _disk(folder),
+        _shared_memory,
+        lambda: _weights(encoder),
+    ):
+        yield from _guarded(check)
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except (ToolkitError, ImportError, OSError, RuntimeError) as error:
+        hint = error.hint if isinstance(error, ToolkitError) else "Install the toolkit anew with its constraints.txt."
+        text = error.message if isinstance(error, ToolkitError) else f"{type(error).__name__}: {error}"
+        yield Finding(getattr(check, "__name__", "check").strip("_<>"), text, False, hint)
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("python", f"{sys.version.split()[0]}, {os.cpu_count()} cores", sys.version_info >= (3, 11))
+
+
+def _packages() -> Iterator[Finding]:
+    names = ("torch", "torchvision", "open_clip_torch", "zarr", "dask", "openslide-python", "tiffslide", "scikit-image")
+    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
+    yield Finding("packages", versions, None)
+
+
+def _readers() -> Iterator[Finding]:
+    import openslide
+
+    yield Finding("openslide library", openslide.__library_version__)
+
+
+def _device() -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        yield Finding("device", f"{torch.cuda.get_device_name()}, {torch.cuda.device_count()} of them")
+    else:
+        yield Finding("device", f"cpu only, {torch.get_num_threads()} threads", None, "A GPU encodes PLIP far faster.")
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    yield Finding(f"disk at {folder}", f"{free:.1f} GB free", free > 1, "Features take about 1 kB a tile at 512-d.")
+    yield Finding(
+        f"write to {folder}", "allowed" if os.access(existing, os.W_OK) else "not allowed", os.access(existing, os.W_OK)
+    )
+
+
+def _shared_memory() -> Iterator[Finding]:
+    folder = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free / 1e6
+    yield Finding(
+        f"memory for tiles at {folder}", f"{free:.0f} MB free", free > 100, "Give the container more /dev/shm."
+    )
+
+
+def _weights(encoder: str) -> Iterator[Finding]:
+    from features import load_encoder
+
+    spec = load_encoder(encoder, device="cpu").spec
+    note = f", {spec.domain}" if spec.domain else ""
+    yield Finding(
+        f"weights of {encoder}", f"found, {spec.dim}-d, sha256 {spec.weights_sha256[:12] or 'none needed'}{note}"
+    )

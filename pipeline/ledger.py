@@ -1,0 +1,89 @@
+"""What became of every slide, one JSON line each, in the order it happened; never rewritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from wsi.errors import StorageError
+
+DONE, REUSED, NO_TISSUE, REFUSED, CRASHED, STOPPED = "done", "reused", "no tissue", "refused", "crashed", "stopped"
+GOOD = (DONE, REUSED, NO_TISSUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one slide ended. `refused`: the slide is at fault; `crashed`: we are; `stopped`: the machine is."""
+
+    slide_id: str
+    name: str
+    status: str
+    stage: str = ""  # where it ended: open, prepare, features, zeroshot, pictures
+    code: str = ""  # stable error code, "" if good
+    detail: str = ""  # one sentence; a traceback where we crashed
+    hint: str = ""
+    tiles: int = 0
+    unreadable: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = field(default=())  # warnings worth a person's eye
+
+    @property
+    def good(self) -> bool:
+        return self.status in GOOD
+
+
+def append(path: Path, event: dict[str, Any]) -> None:
+    """Adds one line, with the time. A line is written in one call, so that two runs never mix theirs."""
+    line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **event}, ensure_ascii=False) + "\n"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(fd, line.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}).", hint="Make room or check permissions."
+        ) from None
+
+
+def record(path: Path, outcome: Outcome) -> None:
+    append(path, {"event": "slide", **asdict(outcome)})
+
+
+def events(path: Path) -> Iterator[dict[str, Any]]:
+    """All lines, oldest first. A torn last line (the machine went down in it) is passed over."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def last_outcomes(path: Path) -> dict[str, Outcome]:
+    """Slide id -> how it last ended."""
+    known = {f.name for f in fields(Outcome)}
+    found: dict[str, Outcome] = {}
+    for event in events(path):
+        if event["event"] == "slide":
+            values = {k: v for k, v in event.items() if k in known}
+            found[event["slide_id"]] = Outcome(**{**values, "notes": tuple(values["notes"])})
+    return found
+
+
+def exit_code(outcomes: list[Outcome]) -> int:
+    """0 all good, 1 one of ours crashed, 3 some slides refused, 4 all of them."""
+    tally = Counter(o.status for o in outcomes)
+    if tally[CRASHED]:
+        return 1
+    if not tally[REFUSED]:
+        return 0
+    return 4 if tally[REFUSED] == len(outcomes) else 3

@@ -1,0 +1,180 @@
+"""Which slides a run is about: a folder, files or a manifest CSV, and the ids their results are filed under."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wsi.errors import ManifestError, UsageError
+from wsi.listing import find_slides
+
+_COLUMNS = ("slide", "id", "patient", "mpp")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(1, 10))}
+_MAX_ID = 120
+
+
+@dataclass(frozen=True, slots=True)
+class SlideEntry:
+    """One slide as asked for. `id` is safe as a file name and unique in the run, whatever the slide is called."""
+
+    id: str
+    path: Path
+    name: str  # path relative to the slide folder: what people know the slide by
+    patient: str = ""
+    mpp: float | None = None  # um per level-0 px, over whatever the file says: a manifest's column
+    mpp_if_missing: float | None = None  # the same where the file says nothing: the command line's --mpp
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def entries_from(slides: list[Path], manifest: Path | None = None, mpp: float | None = None) -> list[SlideEntry]:
+    """All slides of the command line, in a stable order.
+
+    Slides are given as folders (searched recursively), files or one CSV. Raises UsageError where there is nothing to
+    do, ManifestError with all faults of a manifest at once.
+    """
+    csvs = [p for p in slides if p.suffix.lower() == ".csv" and p.is_file()]
+    if manifest is None and len(slides) == 1 and csvs:
+        manifest, slides = slides[0], []
+    if manifest is not None:
+        entries = read_manifest(manifest, root=slides[0] if slides else None)
+    else:
+        entries = _from_paths(slides)
+    if not entries:
+        searched = ", ".join(str(p) for p in slides) or str(manifest)
+        raise UsageError(
+            f"no slides found in {searched}.", hint="Give a folder of slides, slide files or a manifest CSV."
+        )
+    return [replace(e, mpp_if_missing=mpp) for e in entries]
+
+
+def read_manifest(path: Path, root: Path | None = None) -> list[SlideEntry]:
+    """Rows of a CSV with a column `slide` and optional `id`, `patient`, `mpp`; every other column is a label.
+
+    Slide paths are relative to `root`, or to the CSV's own folder. Cells are text: a slide called NA stays NA.
+    """
+    header, rows = _csv_rows(path)
+    base = root or path.parent
+    faults = [f"column {c!r} is there {n} times" for c, n in Counter(header).items() if n > 1]
+    if "slide" not in header:
+        faults.append(f"there is no column 'slide'; the columns are: {', '.join(header) or 'none'}")
+        raise _manifest_error(path, faults)
+    entries: list[SlideEntry] = []
+    for line, cells in rows:
+        row = dict(zip(header, cells, strict=False))
+        if len(cells) != len(header):
+            faults.append(f"line {line}: {len(cells)} cells where the header has {len(header)}")
+            continue
+        entry, wrong = _entry(row, base)
+        faults.extend(f"line {line}: {w}" for w in wrong)
+        entries.append(entry)
+    missing = [f"slide {e.name!r}: no such file below {base}" for e in entries if not e.path.exists()]
+    seen = Counter(e.path for e in entries)
+    faults.extend(f"slide {p} is listed {n} times" for p, n in seen.items() if n > 1)
+    given = Counter(
+        row_id for _, cells in rows if (row_id := dict(zip(header, cells, strict=False)).get("id", "").strip())
+    )
+    faults.extend(f"id {i!r} is given {n} times" for i, n in given.items() if n > 1)
+    if faults:
+        raise _manifest_error(path, faults + missing)
+    return _unique(entries)  # slides that are merely missing are refused one by one when their turn comes
+
+
+def safe_id(name: str) -> str:
+    """A file name for any slide name: letters, digits, `.`, `_` and `-`; a digest is added where anything changed.
+
+    Two different names never share an id, not even where file systems ignore case or compose accents.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", composed.replace("/", "__"))[:_MAX_ID].rstrip(".")
+    if safe[:1] in ("", "-", ".", "_"):
+        safe = f"slide{safe}" if safe else "slide"
+    unchanged = safe == name.replace("/", "__") and "__" not in name and safe.split(".")[0].lower() not in _RESERVED
+    return safe if unchanged else f"{safe}-{_tag(name)}"
+
+
+def _tag(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def _from_paths(slides: list[Path]) -> list[SlideEntry]:
+    found: dict[Path, str] = {}
+    for given in slides:
+        if not os.path.lexists(given):
+            raise UsageError(f"{given}: there is no such file or folder.", hint="Check the path.")
+        inside = find_slides(given) if given.is_dir() else [given]
+        if inside == [given]:  # one slide that is a folder (DICOM), or a file
+            found.setdefault(given, given.name)
+            continue
+        for path in inside:
+            found.setdefault(path, path.relative_to(given).as_posix())
+    return _unique([SlideEntry(_stem(name), path, name) for path, name in sorted(found.items(), key=lambda kv: kv[1])])
+
+
+def _stem(name: str) -> str:
+    head, _, last = name.rpartition("/")
+    stem = last.rsplit(".", 1)[0] if "." in last[1:] else last
+    return f"{head}/{stem}" if head else stem
+
+
+def _unique(entries: list[SlideEntry]) -> list[SlideEntry]:
+    """Safe ids; where two would be one (case and accents folded), both get a digest of their full name."""
+    folded = Counter(_fold(e.id) for e in entries)
+    return [
+        replace(e, id=safe_id(e.id) if folded[_fold(e.id)] == 1 else f"{safe_id(e.id)}-{_tag(e.name)}") for e in entries
+    ]
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", safe_id(name)).casefold()
+
+
+def _entry(row: dict[str, str], base: Path) -> tuple[SlideEntry, list[str]]:
+    wrong: list[str] = []
+    name = row["slide"]
+    if not name.strip() or "\0" in name:
+        return SlideEntry("", base, name), ["the cell 'slide' is empty or no path"]
+    path = Path(os.path.normpath(base / name))
+    mpp, complaint = _mpp(row.get("mpp", ""))
+    if complaint:
+        wrong.append(complaint)
+    labels = {k: v for k, v in row.items() if k not in _COLUMNS}
+    slide_id = row.get("id", "").strip() or _stem(name)
+    return SlideEntry(slide_id, path, name, row.get("patient", ""), mpp, labels=labels), wrong
+
+
+def _mpp(text: str) -> tuple[float | None, str]:
+    if not text.strip():
+        return None, ""
+    try:
+        value = float(text.strip().replace(",", "."))
+    except ValueError:
+        return None, f"mpp {text!r} is not a number"
+    return (value, "") if 0.05 <= value <= 20 else (None, f"mpp {text} is not between 0.05 and 20 um")
+
+
+def _csv_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            sample = f.read(4096)
+            f.seek(0)
+            delimiter = ";" if sample.count(";") > sample.count(",") else ","
+            reader = csv.reader(f, delimiter=delimiter)
+            header = [c.strip() for c in next(reader, [])]
+            return header, [(reader.line_num, row) for row in reader if any(c.strip() for c in row)]
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}).", hint="Check the path.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{path}: is not a CSV in UTF-8 ({error}).", hint="Save it as CSV UTF-8.") from None
+
+
+def _manifest_error(path: Path, faults: list[str]) -> ManifestError:
+    shown = faults[:50] + ([f"... and {len(faults) - 50} more"] if len(faults) > 50 else [])
+    return ManifestError(
+        f"{path}: {len(faults)} fault(s):\n  " + "\n  ".join(shown), hint="Mend these rows and run again."
+    )

@@ -1,0 +1,72 @@
+"""`slides.csv` and `zeroshot.csv`: one row a slide, made from what lies in the output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline import ledger
+from pipeline.output import OutputFolder, write_csv
+from pipeline.record import SlideRecord
+from wsi.errors import ArtefactError
+
+SLIDE_COLUMNS = (
+    "id", "slide", "patient", "status", "code", "detail", "width", "height", "mpp", "mpp_source", "vendor", "reader",
+    "tiles", "padded", "unreadable", "tissue_mm2", "encoder", "features", "seconds", "warnings",
+)  # fmt: skip
+
+
+def write_tables(out: OutputFolder) -> None:
+    """Writes both tables anew. Slides that are refused are in `slides.csv` too, with the reason."""
+    rows = list(slide_rows(out))
+    labels = sorted({k for row in rows for k in row if k not in SLIDE_COLUMNS})
+    write_csv(out.path / "slides.csv", [*SLIDE_COLUMNS, *labels], rows)
+    scores = list(zeroshot_rows(out))
+    if scores:
+        columns = dict.fromkeys(k for row in scores for k in row)
+        write_csv(out.path / "zeroshot.csv", columns, scores)
+
+
+def slide_rows(out: OutputFolder) -> Iterator[dict[str, Any]]:
+    """Every slide of the ledger, as it last ended, with what its record tells."""
+    for slide_id, outcome in sorted(ledger.last_outcomes(out.ledger).items()):
+        row = {"id": slide_id, "slide": outcome.name, "status": outcome.status, "seconds": outcome.seconds}
+        if not outcome.good:
+            yield {**row, "code": outcome.code, "detail": _sentence(outcome)}
+            continue
+        record = read_record(out, slide_id)
+        yield {**row, **({} if record is None else _described(record))}
+
+
+def zeroshot_rows(out: OutputFolder) -> Iterator[dict[str, Any]]:
+    """One row a scored slide: its label, then every pooling's probability per class, `top10:adenocarcinoma`."""
+    for folder in out.slides():
+        found = folder.zeroshot()
+        if found is None:
+            continue
+        row = {"id": folder.id, "prompts": found["prompts"], "tiles": found["tiles"], "label": found["label"] or ""}
+        row["label_reason"] = found["label_reason"]
+        for pooling, scores in found["pooled"].items():
+            row |= {f"{pooling}:{name}": p for name, p in zip(found["classes"], scores["p"], strict=False)}
+        yield row
+
+
+def read_record(out: OutputFolder, slide_id: str) -> SlideRecord | None:
+    try:
+        return SlideRecord.read(out.slide(slide_id))
+    except ArtefactError:
+        return None
+
+
+def _described(record: SlideRecord) -> dict[str, Any]:
+    facts, grid = record.facts, record.grid
+    return {
+        "patient": record.patient, "width": facts.width, "height": facts.height, "mpp": facts.known_mpp,
+        "mpp_source": facts.mpp_source, "vendor": facts.vendor, "reader": facts.reader, "tiles": grid.tiles,
+        "padded": grid.padded, "unreadable": grid.unreadable, "tissue_mm2": grid.tissue_mm2, "encoder": grid.encoder,
+        "features": f"slides/{record.id}/features/{grid.name}", "warnings": " ".join(record.warnings), **record.labels,
+    }  # fmt: skip
+
+
+def _sentence(outcome: ledger.Outcome) -> str:
+    return f"{outcome.detail.strip().splitlines()[-1] if outcome.detail else ''} {outcome.hint}".strip()

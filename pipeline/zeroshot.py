@@ -1,0 +1,205 @@
+"""Prompts over cached features: a slide's scores, its label, its map. No slide is opened here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import FeatureGrid
+from features.spec import Encoder
+from heads import (
+    Bag,
+    PromptSet,
+    SlideScore,
+    ensemble,
+    load_prompts,
+    prompt_spread,
+    text_bank,
+    zero_shot,
+    zero_shot_pooled,
+    zero_shot_probabilities,
+)
+from pipeline.config import PictureConfig, ZeroShotConfig
+from pipeline.geojson import TileLayer
+from pipeline.heatmap import PROBABILITY
+from pipeline.output import SlideFolder
+from pipeline.pictures import TileScores, write_heatmap, write_tile_geojson
+from pipeline.record import SlideRecord
+from tiling.grid import READ_FAILED
+from wsi.errors import GridDamaged
+from wsi.identity import digest
+
+UNTRAINED = "The encoder's weights are random (--untrained): its scores mean nothing."
+DEFAULT_PROMPTS = "tumour-normal"
+NO_PROMPTS = "none"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scorer:
+    """Everything needed to score a slide's features against one set of prompts."""
+
+    prompts: PromptSet
+    bank: tuple[NDArray[np.float32], ...]  # per class (names, templates, D), unit
+    logit_scale: float  # natural log
+    config: ZeroShotConfig
+    untrained: bool
+    encoder_digest: str
+
+    @classmethod
+    def of(cls, prompts: PromptSet, encoder: Encoder, config: ZeroShotConfig) -> Scorer:
+        bank = text_bank(prompts, encoder)
+        return cls(prompts, bank, encoder.logit_scale, config, encoder.spec.untrained, digest(encoder.spec))
+
+    @property
+    def key(self) -> str:
+        """Changes with every word, setting and weight that a score depends on."""
+        return digest(self.prompts, self.config, self.encoder_digest, self.logit_scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileMap:
+    """What the prompts say of every tile of a slide."""
+
+    grid: FeatureGrid
+    rows: NDArray[np.int64]  # (M,) the tiles that could be read, as indices into the grid's N
+    p: NDArray[np.float32]  # (M, C) softmax over all classes, context included
+
+    def full(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """(M,) values as (N,), NaN where a tile could not be read."""
+        out = np.full(len(self.grid), np.nan, np.float32)
+        out[self.rows] = values
+        return out
+
+
+def default_prompts(asked: str, encoder_name: str) -> PromptSet | None:
+    """The prompt set asked for, or the one that goes with the encoder; None for none. Raises PromptError."""
+    if asked == NO_PROMPTS:
+        return None
+    return load_prompts(asked or ("demo" if encoder_name == "demo" else DEFAULT_PROMPTS))
+
+
+def score_slide(folder: SlideFolder, record: SlideRecord, scorer: Scorer, pictures: PictureConfig) -> None:
+    """Writes zeroshot.json, heatmaps and the tiles' GeoJSON of a slide, unless they are there for the same inputs."""
+    key = digest(scorer.key, record.current, record.facts.fingerprint, pictures)
+    before = _earlier(folder)
+    if before is not None and before["key"] == key:
+        return
+    grid = FeatureGrid.open(folder.features / record.current)
+    bag = Bag.from_grid(grid)
+    if not len(bag):
+        return
+    smooth = grid.grid.keep.shape if scorer.config.smooth else None
+    how: dict[str, Any] = {"logit_scale": scorer.logit_scale, "smooth_over": smooth}
+    embeddings = ensemble(scorer.bank)
+    top = zero_shot(bag, embeddings, top_k=scorer.config.top_k, **how)
+    pooled = {f"top{k}": score for k, score in top.items()} | zero_shot_pooled(bag, embeddings, **how)
+    similarity = next(iter(pooled.values())).per_tile
+    assert similarity is not None, "zero-shot scores keep their tiles"
+    tiles = TileMap(
+        grid, np.flatnonzero(grid.read_status != READ_FAILED), zero_shot_probabilities(similarity, scorer.logit_scale)
+    )
+    maps = draw_maps(folder, record, tiles, scorer, pictures)
+    result = _result(scorer, pooled, len(bag)) | {
+        "spread": _spread(scorer, bag, how),
+        "tiles_shown": _extremes(tiles, scorer, pictures),
+    }
+    folder.write_zeroshot({"key": key, "grid": record.current, "heatmaps": maps, **result})
+
+
+def draw_maps(
+    folder: SlideFolder, record: SlideRecord, tiles: TileMap, scorer: Scorer, pictures: PictureConfig
+) -> list[dict[str, str]]:
+    """A heatmap of tumour where the prompts know tumour, else one a competing class; and a layer for QuPath."""
+    if scorer.untrained:
+        return []
+    drawn = []
+    for name, title, values in map_values(tiles, scorer.prompts):
+        path = write_heatmap(folder, record, tiles.grid.grid, TileScores(name, title, tiles.full(values), PROBABILITY))
+        drawn.append({"name": title, "file": path.relative_to(folder.path).as_posix()})
+    names = scorer.prompts.names
+    classes = np.full(len(tiles.grid), -1)
+    classes[tiles.rows] = tiles.p.argmax(axis=1)
+    measurements = {f"p({name})": tiles.full(tiles.p[:, c]) for c, name in enumerate(names)}
+    layer = TileLayer(folder.id, "zeroshot", tiles.grid.grid, measurements, names, classes)
+    by = f"p({names[(scorer.prompts.tumour or scorer.prompts.competing)[0]]})"
+    write_tile_geojson(folder, record, layer, top=pictures.geojson_top, by=by)
+    return drawn
+
+
+def map_values(tiles: TileMap, prompts: PromptSet) -> list[tuple[str, str, NDArray[np.float32]]]:
+    """(file name, title, (M,) probabilities) of the maps that go with a prompt set; the first is the main one."""
+    if prompts.tumour:
+        return [("tumour", "p(tumour)", tiles.p[:, list(prompts.tumour)].sum(axis=1))]
+    return [(file_name(prompts.names[c]), f"p({prompts.names[c]})", tiles.p[:, c]) for c in prompts.competing]
+
+
+def file_name(text: str) -> str:
+    """Letters, digits and dashes of a class's name."""
+    return "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in text).split()).lower() or "class"
+
+
+def _result(scorer: Scorer, pooled: dict[str, SlideScore], tiles: int) -> dict[str, Any]:
+    prompts = scorer.prompts
+    chosen = pooled[f"top{scorer.config.label_k}"]
+    return {
+        "prompts": prompts.name,
+        "classes": list(prompts.names),
+        "context": [c.context for c in prompts.classes],
+        "tiles": tiles,
+        "label": None if scorer.untrained else prompts.label(chosen.values),
+        "label_reason": UNTRAINED
+        if scorer.untrained
+        else f"highest mean of its {chosen.detail['k']} most similar tiles",
+        "label_pooling": f"top{scorer.config.label_k}",
+        "pooled": {
+            name: {
+                "p": [] if scorer.untrained else [round(float(v), 6) for v in prompts.compete(score.values)],
+                "similarity": [round(float(v), 6) for v in score.detail.get("similarity", [])],
+                "k": int(score.detail["k"]),
+            }
+            for name, score in pooled.items()
+        },
+    }
+
+
+def _spread(scorer: Scorer, bag: Bag, how: dict[str, Any]) -> dict[str, list[float]] | None:
+    """Quartiles of the competing classes' p over draws of names and templates; None where nothing can be drawn."""
+    rows = scorer.prompts.competing
+    if scorer.untrained or not scorer.config.draws or len(rows) < 2:
+        return None
+    spread = prompt_spread(
+        bag, [scorer.bank[c] for c in rows],
+        draws=scorer.config.draws, top_k=scorer.config.label_k, seed=scorer.config.seed, **how,
+    )  # fmt: skip
+    columns = {"lower": spread.lower, "median": spread.median, "upper": spread.upper, "wins": spread.wins}
+    return {name: [round(float(v), 6) for v in values] for name, values in columns.items()}
+
+
+def _extremes(tiles: TileMap, scorer: Scorer, pictures: PictureConfig) -> dict[str, Any]:
+    """The tiles at both ends of the main map, by cell, for the report to show."""
+    if scorer.untrained:
+        return {"score": "", "top": [], "bottom": []}
+    _, title, values = map_values(tiles, scorer.prompts)[0]
+    order = np.argsort(-values, kind="stable")
+    cells = tiles.grid.grid.cells[tiles.rows]
+    n = min(pictures.top_tiles, len(order) // 2)
+
+    def listed(rows: NDArray[np.int64]) -> list[dict[str, float]]:
+        return [{"cell": int(cells[i]), "score": round(float(values[i]), 6)} for i in rows]
+
+    return {"score": title, "top": listed(order[:n]), "bottom": listed(order[::-1][:n])}
+
+
+def _earlier(folder: SlideFolder) -> dict[str, Any] | None:
+    """The result that is there, if it and all it names are."""
+    try:
+        found = folder.zeroshot()
+    except GridDamaged:
+        return None
+    if found is None or not all((folder.path / Path(m["file"])).exists() for m in found.get("heatmaps", [])):
+        return None
+    return found

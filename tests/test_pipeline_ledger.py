@@ -1,0 +1,60 @@
+"""The ledger and the tables: every line whole, the last word counts, nothing a spreadsheet would run."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from pipeline import ledger
+from pipeline.ledger import CRASHED, DONE, NO_TISSUE, REFUSED, REUSED, Outcome, exit_code
+from pipeline.output import OutputFolder, write_csv
+from wsi.errors import StorageError, UsageError
+
+
+def outcome(slide_id: str, status: str, **more: object) -> Outcome:
+    return Outcome(slide_id, f"{slide_id}.svs", status, **more)  # type: ignore[arg-type]
+
+
+def test_the_last_word_on_a_slide_counts_and_a_torn_line_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger.record(path, outcome("a", REFUSED, code="mpp_missing", notes=("x",)))
+    ledger.record(path, outcome("b", DONE, tiles=7))
+    ledger.record(path, outcome("a", DONE, tiles=3))
+    with open(path, "a") as f:
+        f.write('{"event": "slide", "slide_id": "c", "sta')
+    found = ledger.last_outcomes(path)
+    assert {k: (o.status, o.tiles) for k, o in found.items()} == {"a": (DONE, 3), "b": (DONE, 7)}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        ([DONE, REUSED, NO_TISSUE], 0),
+        ([DONE, REFUSED], 3),
+        ([REFUSED, REFUSED], 4),
+        ([DONE, CRASHED, REFUSED], 1),
+        ([], 0),
+    ],
+)
+def test_exit_codes(statuses: list[str], code: int) -> None:
+    assert exit_code([outcome(str(i), s) for i, s in enumerate(statuses)]) == code
+
+
+def test_cells_that_would_start_a_formula_stay_text(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", ["id", "x"], [{"id": "=cmd|' /C calc'!A0", "x": -1.5}, {"id": "NA", "x": "-rf"}])
+    with open(tmp_path / "t.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert rows == [{"id": "'=cmd|' /C calc'!A0", "x": "-1.5"}, {"id": "NA", "x": "'-rf"}]
+
+
+def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot be made"):
+        OutputFolder(tmp_path / "file").prepare()
+
+
+def test_a_folder_without_a_run_is_no_output_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no run"):
+        OutputFolder(tmp_path).existing()

@@ -1,0 +1,115 @@
+"""Ids that are safe and unique, manifests whose faults are told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.manifest import entries_from, read_manifest, safe_id
+from wsi.errors import ManifestError, UsageError
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+@pytest.mark.parametrize("plain_name", ["S001", "TCGA-CR-7395-01A", "NA", "a.b_c"])
+def test_ordinary_names_are_their_own_id(plain_name: str) -> None:
+    assert safe_id(plain_name) == plain_name
+
+
+HOSTILE = [
+    "../../x",
+    "/etc/passwd",
+    "a\nb",
+    "-rf",
+    "CON",
+    "x" * 300,
+    "<script>",
+    "=cmd",
+    "",
+    ".",
+    "..",
+    ".hidden",
+    "é",
+    "e\u0301",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_become_one_harmless_path_part(name: str, tmp_path: Path) -> None:
+    made = safe_id(name)
+    assert set(made) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+    assert made[0].isalnum() and len(made) <= 140 and made.lower() != "con"
+    assert (tmp_path / made).resolve().parent == tmp_path.resolve()
+
+
+def test_no_two_hostile_names_share_an_id() -> None:
+    assert len({safe_id(n) for n in HOSTILE}) == len(HOSTILE)
+    assert safe_id("a/b") != safe_id("a__b")
+
+
+def test_slides_of_one_stem_keep_apart(tmp_path: Path) -> None:
+    touch(tmp_path / "a/s.svs", tmp_path / "b/s.svs", tmp_path / "s.svs", tmp_path / "s.tif", tmp_path / "S.ndpi")
+    found = entries_from([tmp_path])
+    assert sorted(e.name for e in found) == ["S.ndpi", "a/s.svs", "b/s.svs", "s.svs", "s.tif"]
+    assert len({e.id.casefold() for e in found}) == 5
+
+
+def test_ids_do_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
+    touch(tmp_path / "one/p/s.svs", tmp_path / "two/p/s.svs")
+    assert [e.id for e in entries_from([tmp_path / "one"])] == [e.id for e in entries_from([tmp_path / "two"])]
+
+
+def test_manifest_gives_mpp_patient_and_labels(tmp_path: Path) -> None:
+    touch(tmp_path / "NA.svs")
+    (tmp_path / "m.csv").write_text('slide,patient,mpp,er\nNA.svs,P1,"0,25",1\n')
+    (entry,) = entries_from([tmp_path / "m.csv"])
+    assert (entry.id, entry.patient, entry.mpp, entry.labels) == ("NA", "P1", 0.25, {"er": "1"})
+
+
+def test_all_faults_of_a_manifest_are_told_at_once(tmp_path: Path) -> None:
+    touch(tmp_path / "a.svs")
+    (tmp_path / "m.csv").write_text("slide,id,mpp\na.svs,x,nan um\na.svs,x,0.25\ngone.svs,y,900\n,z,\nb.svs\n")
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(tmp_path / "m.csv")
+    told = str(caught.value)
+    for expected in (
+        "'nan um' is not a number",
+        "listed 2 times",
+        "'x' is given 2 times",
+        "gone.svs",
+        "900",
+        "line 5",
+        "line 6",
+    ):
+        assert expected in told
+
+
+def test_a_manifest_without_slides_column_names_the_columns(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("file,label\na.svs,1\n")
+    with pytest.raises(ManifestError, match="no column 'slide'.*file, label"):
+        read_manifest(tmp_path / "m.csv")
+
+
+def test_a_missing_slide_alone_is_left_for_its_turn(tmp_path: Path) -> None:
+    touch(tmp_path / "a.svs")
+    (tmp_path / "m.csv").write_text("slide\na.svs\ngone.svs\n")
+    assert [e.id for e in read_manifest(tmp_path / "m.csv")] == ["a", "gone"]
+
+
+def test_nothing_to_do_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no slides found"):
+        entries_from([tmp_path])
+    with pytest.raises(UsageError, match="no such file"):
+        entries_from([tmp_path / "nowhere"])
+
+
+def test_mpp_of_the_command_line_fills_in_what_the_manifest_leaves_open(tmp_path: Path) -> None:
+    touch(tmp_path / "a.svs", tmp_path / "b.svs")
+    (tmp_path / "m.csv").write_text("slide,mpp\na.svs,0.25\nb.svs,\n")
+    found = entries_from([tmp_path / "m.csv"], mpp=0.5)
+    assert [(e.mpp, e.mpp_if_missing) for e in found] == [(0.25, 0.5), (None, 0.5)]
