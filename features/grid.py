@@ -55,7 +55,7 @@ class LazyFeatures:
         # Zarr reads a chunk that has gone as the fill value, NaN; only unreadable tiles may be so.
         gone = rows[np.isnan(found[:, 0]) & ~self._failed[rows]]
         if len(gone):
-            raise damaged(self._folder, f"row {gone[0]} of the features has gone")
+            raise damaged(self._folder, f"{self._arrays.file_of(int(gone[0]))} is missing")
         return found
 
 
@@ -87,9 +87,8 @@ class FeatureGrid:
         fraction, keep = arrays.read("tissue_fraction"), arrays.read("keep")
         grid = TileGrid(header.tile_spec, header.origin, header.span_px, header.stride_px, keep, fraction)
         status = arrays.read("read_status")
-        if arrays.shape("features") != (len(grid), header.encoder_spec.dim) or not len(status) == len(fraction) == len(
-            grid
-        ):
+        rows, dim = arrays.shape("features")
+        if {rows, len(status), len(fraction)} != {len(grid)} or dim != header.encoder_spec.dim:
             raise damaged(path, f"its arrays do not have the {len(grid)} rows of its lattice")
         features = LazyFeatures(arrays, status == READ_FAILED, path)
         return cls(path, header, grid, features, status, tuple(records))

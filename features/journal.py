@@ -41,7 +41,7 @@ class Journal:
         self._count = 0
 
     def recover(self) -> int:
-        """Takes up the unbroken run of good pieces from the start; returns their rows. Later pieces are written anew."""
+        """Takes up the unbroken run of good pieces from the start, none beyond it; returns the number of their rows."""
         self._count = 0
         rows = 0
         while (piece := self._read(self._count)) is not None:

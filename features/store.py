@@ -75,6 +75,11 @@ class StoredArrays:
         except ValueError as error:
             raise self._blame(name) from error
 
+    def file_of(self, row: int) -> str:
+        """The file that a row of features lies in."""
+        array = self._arrays["features"]
+        return f"features/c/{row // (array.shards or array.chunks)[0]}/0"
+
     def _open(self, name: str) -> zarr.Array[Any]:
         try:
             with storage_errors(self._folder):

@@ -89,6 +89,7 @@ def run(
     flags: dict[str, object] = {"device": device, "reader.timeout_s": slide_timeout, "zeroshot.prompts": prompts}
     flags |= {"encoder.name": encoder, "encoder.weights": weights, "encoder.untrained": untrained or None}
     wanted = commands.configured(config, settings, flags)
+    commands.check_apart(slides, out)
     entries = commands.chosen_slides(slides, manifest, mpp, limit)
     raise typer.Exit(commands.run(entries, out, wanted, commands.executor(workers, scheduler)))
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipeline import ledger
 from pipeline.config import RunConfig, dump_toml, load_config
-from pipeline.console import RunConsole, duration, size, summary, table
+from pipeline.console import RunConsole, duration, open_console, size, summary, table
 from pipeline.executor import DaskExecutor, Executor, SerialExecutor
 from pipeline.manifest import SlideEntry, entries_from
 from pipeline.output import OutputFolder
@@ -38,6 +38,12 @@ def chosen_slides(
     return entries_from(slides or [], manifest, mpp)[:limit]
 
 
+def check_apart(slides: list[Path] | None, out: Path) -> None:
+    """Results among the slides would be taken for slides the next time. Raises UsageError."""
+    if any(given.is_dir() and given.resolve() == out.resolve() for given in slides or ()):
+        raise UsageError(f"{out}: is the folder of the slides.", hint="Choose another output folder with -o.")
+
+
 def executor(workers: int, scheduler: str) -> Executor:
     if workers and scheduler:
         raise UsageError("--workers and --scheduler exclude each other.", hint="Give one of them.")
@@ -50,7 +56,7 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     from pipeline.stages import encoder_for
     from pipeline.zeroshot import default_prompts
 
-    console, folder = Console(highlight=False), OutputFolder(out)
+    console, folder = open_console(), OutputFolder(out)
     folder.prepare()
     prompts = default_prompts(config.zeroshot.prompts, config.encoder.name)
     if not encoder_for(config).spec.has_text:
@@ -66,8 +72,8 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
         return INTERRUPTED
     report(out, quiet=True)
     show_scores(console, folder)
-    console.print(summary(outcomes, time.monotonic() - started), markup=False)
-    console.print(f"report: {folder.report}", markup=False, soft_wrap=True)
+    console.print(summary(outcomes, time.monotonic() - started))
+    console.print(f"report: {folder.report}")
     return ledger.exit_code(outcomes)
 
 
@@ -112,7 +118,7 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
     """`wsi plan`. 0 if every slide can be done, 3 or 4 as a run would end."""
     from pipeline.plan import PROBLEM, TO_DO, estimate, outliers, plan_slides
 
-    console = Console(highlight=False)
+    console = open_console()
     planned = []
     with console.status("looking at the slides") as status:
         for slide in plan_slides(entries, OutputFolder(out), config):
@@ -134,9 +140,9 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
             "(the encoder, measured here; reading runs beside it)"
         )
     elif cost.encoder_problem:
-        console.print(f"no estimate of time: {cost.encoder_problem}", markup=False)
+        console.print(f"no estimate of time: {cost.encoder_problem}")
     for sentence in outliers(planned):
-        console.print(f"look at this: {sentence}", markup=False)
+        console.print(f"look at this: {sentence}")
     if cost.bytes > cost.free_bytes:
         raise SetupError(
             f"{out}: the features would not fit on this disk.", hint="Free some space or choose another folder."
@@ -148,7 +154,7 @@ def info(slides: list[Path], mpp: float | None, reader: str) -> int:
     """`wsi info`. 0, or 3 / 4 if some / all slides cannot be opened."""
     from tiling.supervised import ReaderConfig, ReaderProcess
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console()
     entries, wrong = entries_from(slides), 0
     with ReaderProcess(ReaderConfig(name=reader, timeout_s=60)) as process:
         for entry in entries:
@@ -156,9 +162,9 @@ def info(slides: list[Path], mpp: float | None, reader: str) -> int:
                 facts = process.open(entry.path, None, mpp)
             except ToolkitError as error:
                 wrong += 1
-                console.print(f"{entry.name}: refused ({error.code}). {error}", markup=False, style="red")
+                console.print(f"{entry.name}: refused ({error.code}). {error}", style="red")
                 continue
-            console.print(described(entry.name, facts), markup=False)
+            console.print(described(entry.name, facts))
     return 0 if not wrong else 4 if wrong == len(entries) else 3
 
 
@@ -194,7 +200,7 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
     from pipeline.rescore import rescore
     from pipeline.tables import write_tables
 
-    console, folder = Console(highlight=False), OutputFolder(out).existing()
+    console, folder = open_console(), OutputFolder(out).existing()
     config = load_config(folder.config, [*(settings or []), setting("zeroshot.prompts", prompts)])
     started = time.monotonic()
     done, skipped = rescore(folder, config, load_prompts(prompts))
@@ -202,9 +208,9 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
     report(out, quiet=True)
     show_scores(console, folder)
     for sentence in skipped:
-        console.print(sentence, markup=False, style="red")
+        console.print(sentence, style="red")
     console.print(
-        f"{done} slides in {duration(time.monotonic() - started)}; table: {out / 'zeroshot.csv'}", markup=False
+        f"{done} slides in {duration(time.monotonic() - started)}; table: {out / 'zeroshot.csv'}"
     )
     return 0 if not skipped else 3 if done else 4
 
@@ -213,13 +219,13 @@ def heatmap(out: Path, of: str, head: Path | None, slides: list[str] | None) -> 
     """`wsi heatmap`: the maps of a class or of a head's attention."""
     from pipeline.rescore import draw_attention, draw_class
 
-    console, folder = Console(highlight=False, soft_wrap=True), OutputFolder(out).existing()
+    console, folder = open_console(), OutputFolder(out).existing()
     config = load_config(folder.config)
     wanted = _wanted_slides(folder, slides)
     made = draw_attention(wanted, head) if head else draw_class(wanted, config, of)
     count = 0
     for path in made:
-        console.print(str(path), markup=False)
+        console.print(str(path))
         count += 1
     if not count:
         raise UsageError(f"{out}: there is nothing to draw.", hint="Run `wsi run` or `wsi zeroshot` first.")
@@ -247,23 +253,23 @@ def report(out: Path, quiet: bool = False) -> int:
         return 0
     with ReaderProcess(load_config(folder.config).reader) as reader:
         make_report(folder, reader)
-    Console(highlight=False, soft_wrap=True).print(f"report: {folder.report}", markup=False)
+    open_console().print(f"report: {folder.report}")
     return 0
 
 
 def show_config(path: Path | None, settings: list[str] | None) -> None:
-    Console(highlight=False, soft_wrap=True).print(dump_toml(load_config(path, settings or [])), markup=False, end="")
+    open_console().print(dump_toml(load_config(path, settings or [])), end="")
 
 
 def doctor(out: Path, encoder: str) -> int:
     """`wsi doctor`: 0 if all is well, 5 if something must be mended first."""
     from pipeline.doctor import examine
 
-    console, bad = Console(highlight=False, soft_wrap=True), 0
+    console, bad = open_console(), 0
     for finding in examine(out, encoder):
         sign = {True: "ok  ", False: "MEND", None: "    "}[finding.ok]
         console.print(
-            f"{sign} {finding.what}: {finding.found}{'' if finding.ok else '  ' + finding.hint}".rstrip(), markup=False
+            f"{sign} {finding.what}: {finding.found}{'' if finding.ok else '  ' + finding.hint}".rstrip()
         )
         bad += finding.ok is False
     return 5 if bad else 0
@@ -273,20 +279,20 @@ def demo(out: Path, slides: int, seed: int, workers: int) -> int:
     """`wsi demo`."""
     from pipeline.demo import run_demo
 
-    return run_demo(Console(highlight=False), out, slides, seed, executor(workers, ""))
+    return run_demo(open_console(), out, slides, seed, executor(workers, ""))
 
 
 def models_list() -> None:
     from features import available_encoders
     from heads import available_prompts
 
-    console = Console(highlight=False)
+    console = open_console()
     console.print(table("encoders", ("name", "from", "what it is"), available_encoders()))
-    console.print(f"\nprompt sets: {', '.join(available_prompts())}; or any TOML/JSON file", markup=False)
+    console.print(f"\nprompt sets: {', '.join(available_prompts())}; or any TOML/JSON file")
 
 
 def models_pull(name: str, to: Path) -> None:
     from features.encoders.hub import pull
 
     folder = pull(name, to)
-    Console(highlight=False, soft_wrap=True).print(f"weights are in {to}: use --weights {folder or to}", markup=False)
+    open_console().print(f"weights are in {to}: use --weights {folder or to}")

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from pipeline.ledger import Outcome
 
+LOG_WIDTH = 160  # of tables where there is no terminal to ask
 HEARTBEAT_S = 30.0  # without a terminal, at most one line of progress in this time
+
+
+def open_console() -> Console:
+    """Standard output. Without a terminal, lines are as long as they are: a log is searched, not read on a screen."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, markup=False, soft_wrap=True, width=LOG_WIDTH)
 
 
 class RunConsole:

@@ -64,7 +64,7 @@ def run_demo(console: Console, out: Path, slides: int, seed: int, executor: Exec
         write_cohort(
             cohort, CohortSpec(slides, seed), lambda done, n, name: status.update(f"drawing {name}: {done}/{n}")
         )
-    console.print(f"{slides} slides drawn in {duration(time.monotonic() - started)}: {cohort}", markup=False)
+    console.print(f"{slides} slides drawn in {duration(time.monotonic() - started)}: {cohort}")
 
     folder = OutputFolder(out / "results")
     config = load_config(settings=['encoder.name="demo"'])
@@ -72,7 +72,7 @@ def run_demo(console: Console, out: Path, slides: int, seed: int, executor: Exec
     began = time.monotonic()
     with RunConsole(console, slides) as watcher:
         outcomes = job.outcomes(executor, watcher)
-    console.print(summary(outcomes, time.monotonic() - began), markup=False)
+    console.print(summary(outcomes, time.monotonic() - began))
 
     answers = compare(folder, cohort)
     rows = [(i, t, a or "none shown", "" if LABEL_OF.get(t, t) == a else "differs") for i, t, a in _rows(answers)]
@@ -87,7 +87,7 @@ def run_demo(console: Console, out: Path, slides: int, seed: int, executor: Exec
         "The demo's encoder knows synthetic tissue only; for real slides use PLIP (the default of `wsi run`)."
     )
     console.print(
-        f"report: {folder.report}  ({duration(time.monotonic() - started)} in all)", markup=False, soft_wrap=True
+        f"report: {folder.report}  ({duration(time.monotonic() - started)} in all)", soft_wrap=True
     )
     return ledger.exit_code(outcomes)
 

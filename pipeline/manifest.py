@@ -102,18 +102,26 @@ def _tag(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
-def _from_paths(slides: list[Path]) -> list[SlideEntry]:
-    found: dict[Path, str] = {}
-    for given in slides:
-        if not os.path.lexists(given):
-            raise UsageError(f"{given}: there is no such file or folder.", hint="Check the path.")
-        inside = find_slides(given) if given.is_dir() else [given]
-        if inside == [given]:  # one slide that is a folder (DICOM), or a file
-            found.setdefault(given, given.name)
-            continue
+def _from_paths(given: list[Path]) -> list[SlideEntry]:
+    """Slides below the given folders and files, each named by its path below what was given."""
+    name_of: dict[Path, str] = {}
+    for one in given:
+        if not os.path.lexists(one):
+            raise UsageError(f"{one}: there is no such file or folder.", hint="Check the path.")
+        inside = find_slides(one) if one.is_dir() else [one]
         for path in inside:
-            found.setdefault(path, path.relative_to(given).as_posix())
-    return _unique([SlideEntry(_stem(name), path, name) for path, name in sorted(found.items(), key=lambda kv: kv[1])])
+            # What is given may itself be a slide: a file, or a folder of DICOM files.
+            name_of.setdefault(path, path.name if path == one else path.relative_to(one).as_posix())
+    times = Counter(name_of.values())
+    root = os.path.commonpath([os.path.normpath(one.parent.absolute()) for one in given])
+    for path, name in name_of.items():
+        if times[name] > 1:  # a/s.svs and b/s.svs, of two folders given: tell them apart by these
+            name_of[path] = Path(os.path.relpath(path, root)).as_posix()
+    return _unique([SlideEntry(_stem(name), path, name) for path, name in sorted(name_of.items(), key=_by_name)])
+
+
+def _by_name(item: tuple[Path, str]) -> tuple[str, str]:
+    return item[1], str(item[0])
 
 
 def _stem(name: str) -> str:

@@ -114,6 +114,6 @@ def encoded(pixels: NDArray[np.uint8], kind: str = "JPEG", quality: int = 88) ->
     from PIL import Image
 
     stream = io.BytesIO()
-    options = {"quality": quality, "subsampling": 0} if kind == "JPEG" else {"optimize": True}
+    options = {"quality": quality, "subsampling": 0} if kind == "JPEG" else {}
     Image.fromarray(pixels).save(stream, kind, **options)
     return stream.getvalue()

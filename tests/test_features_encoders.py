@@ -39,9 +39,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear"}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": prepare}))
     torch.manual_seed(3)
-    tensors = {
-        k: torch.randn_like(v) * 0.1 + (k.endswith("weight")) for k, v in openclip.new_clip(TINY).state_dict().items()
-    }
+    drawn = openclip.new_clip(TINY).state_dict()
+    tensors = {name: torch.randn_like(t) * 0.1 + (t.ndim == 1 and name.endswith("weight")) for name, t in drawn.items()}
     save_file(tensors, folder / "open_clip_model.safetensors")
     return folder
 
@@ -83,11 +82,10 @@ def test_a_row_depends_on_its_pixels_only(encoder: Encoder) -> None:
     whole = encoder.encode_images(pixels)
     before = torch.get_num_threads()
     try:
-        for threads in (1, 2):
+        for threads, size in ((1, 32), (2, 64), (2, 96)):
             torch.set_num_threads(threads)
-            for size in (32, 64, 96):
-                parts = [encoder.encode_images(pixels[i : i + size]) for i in range(0, 100, size)]
-                assert np.array_equal(np.concatenate(parts), whole), (threads, size)
+            parts = [encoder.encode_images(pixels[i : i + size]) for i in range(0, 100, size)]
+            assert np.array_equal(np.concatenate(parts), whole), (threads, size)
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

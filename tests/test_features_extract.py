@@ -74,7 +74,7 @@ def scan(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     reads: list[dict[str, int]] = []
 
     def detect(_: Any, config: TissueConfig) -> TissueMask:
-        return TissueMask(np.triu(np.ones((50, 61), bool)), 448.0)
+        return TissueMask(found.tissue, 448.0)
 
     def read(_: Any, grid: TileGrid, batch_size: int, *, start: int = 0) -> Iterator[TileBatch]:
         reads.append({"batch_size": batch_size, "start": start})
@@ -83,7 +83,7 @@ def scan(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(extraction, "detect_tissue", detect)
     monkeypatch.setattr(extraction, "read_tiles", read)
     found = slide(bounds=Region(0, 0, 61 * 448, 50 * 448))
-    found.reads = reads
+    found.reads, found.tissue = reads, np.triu(np.ones((61, 61), bool))
     return found
 
 
@@ -161,6 +161,8 @@ def test_a_finished_grid_is_used_again_until_something_differs(scan: SimpleNames
     scan.fingerprint = "0" * 64
     assert extract(scan, again, dest).header.slide_fingerprint == "0" * 64
     assert again.rows == len(first)
+    scan.tissue = scan.tissue.T  # the same config finds other tissue: an improved detector
+    assert extract(scan, again, dest).grid.keep[49, 0]
 
 
 @pytest.mark.parametrize("what_is_left", [None, b"", b"rows of another day"])

@@ -126,8 +126,13 @@ def test_a_lost_emptied_or_cut_file_is_caught_on_open(grid: Path, damage: Callab
 def test_a_chunk_that_vanishes_under_an_open_grid_is_not_read_as_numbers(grid: Path) -> None:
     found = FeatureGrid.open(grid)
     (grid / "features/c/0/0").unlink()
-    with pytest.raises(GridDamaged, match="row 0 of the features has gone"):
+    with pytest.raises(GridDamaged, match="features/c/0/0 is missing"):
         found.features[0:20]
+    last = len(found) - 1
+    chunk = f"features/c/{last // SHARD_ROWS}/0"
+    (grid / chunk).unlink(missing_ok=True)
+    with pytest.raises(GridDamaged, match=f"{chunk} is missing"):
+        found.features[last]
     np.testing.assert_array_equal(found.features[13], expected_features(14)[13])  # an unreadable tile: NaN either way
 
 

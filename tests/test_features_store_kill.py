@@ -253,6 +253,7 @@ def test_everything_is_on_the_disk_before_a_grid_counts_as_written(
 
 if __name__ == "__main__":
     os.fsync = lambda _: None  # a killed process loses nothing that it wrote; waiting for the disk is most of the time
+    header(lattice(TILES))  # loads what loads late, once for all forks
     folder, what = Path(sys.argv[1]), sys.argv[2]
     if what == "lives":
         result = many_lives(folder, int(sys.argv[3]))

@@ -219,6 +219,15 @@ def test_uno_weighs_pairs_by_the_training_censoring():
     assert got != pytest.approx(concordance_index(time, event, risk))
 
 
+def test_uno_lets_the_dying_leave_before_others_are_censored_at_the_same_time():
+    # At 1 one of four dies, then one of three is censored: G is 2/3 from there on, not 3/4.
+    # Pairs: the first is outlived by two of higher risk (lost, weight 1 each); the second wins over the third (9/4).
+    train_time, train_event = [1, 1, 2, 3], [1, 0, 1, 1]
+    assert concordance_index_ipcw(train_time, train_event, [0.5, 1.5, 2.9], [1, 1, 0], [1, 3, 2]) == pytest.approx(
+        9 / 17
+    )
+
+
 def test_uno_with_nobody_censored_is_harrell():
     rng = np.random.default_rng(9)
     time, risk, ones = rng.permutation(20) + 1, rng.normal(size=20), np.ones(20)

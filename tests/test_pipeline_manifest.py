@@ -59,6 +59,18 @@ def test_slides_of_one_stem_keep_apart(tmp_path: Path) -> None:
     assert len({e.id.casefold() for e in found}) == 5
 
 
+def test_slides_of_one_name_in_two_folders_given_keep_apart(tmp_path: Path) -> None:
+    touch(tmp_path / "a/s.svs", tmp_path / "b/s.svs", tmp_path / "b/t.svs", tmp_path / "c/S.svs")
+    found = entries_from([tmp_path / "a", tmp_path / "b", tmp_path / "c/S.svs"])
+    assert sorted(e.name for e in found) == ["S.svs", "a/s.svs", "b/s.svs", "t.svs"]
+    assert sorted(e.id for e in found) == ["S", "a__s", "b__s", "t"]
+
+
+def test_a_slide_given_twice_is_one(tmp_path: Path) -> None:
+    touch(tmp_path / "a/s.svs")
+    assert len(entries_from([tmp_path / "a", tmp_path / "a/s.svs", tmp_path])) == 1
+
+
 def test_ids_do_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
     touch(tmp_path / "one/p/s.svs", tmp_path / "two/p/s.svs")
     assert [e.id for e in entries_from([tmp_path / "one"])] == [e.id for e in entries_from([tmp_path / "two"])]

@@ -194,6 +194,7 @@ def test_an_interrupt_ends_with_130_and_can_be_continued(finished: Path, slides:
     [
         (["run", "nowhere", "-o", "out"], 2, "no such file"),
         (["run", "-o", "out"], 2, "no slides"),
+        (["run", ".", "-o", "."], 2, "folder of the slides"),
         (["run", ".", "-o", "out", "--encoder", "plipp"], 2, "plip"),
         (["run", ".", "-o", "out", "--set", "tile.mmp=1"], 2, "Did you mean tile.mpp"),
         (["run", ".", "-o", "out", "--encoder", "demo", "--prompts", "one.toml"], 2, "one.toml"),

@@ -138,12 +138,13 @@ def test_beyond_the_slide_is_white_and_told() -> None:
 
 
 def test_rounding_never_pads_what_lies_inside() -> None:
-    """At 3.9998 start and length may each round up; the last column would then be a white one."""
-    sizes = (Size(1_999, 1_999), Size(500, 500))
+    """Halves round up: a region from 1,961 to 2,000 would end at 981 + 20 = 1,001 of a level of 1,000."""
+    sizes = (Size(2_000, 2_000), Size(1_000, 1_000))
     reader = FormulaReader(sizes, lambda level, box: np.zeros((box.height, box.width, 3), np.uint8))
     slide = Slide(Path("black"), reader)
     for span in range(40, 120):
-        pixels, padded = slide.read_many([Region(1_999 - span, 1_999 - span, span, span)], Size(span // 4, span // 4))
+        pixels, padded = slide.read_many([Region(2_000 - span, 2_000 - span, span, span)], Size(span // 2, span // 2))
+        assert reader.asked[-1][0] == 1
         assert pixels.max() == 0 and not padded.any()
 
 

@@ -14,6 +14,7 @@ from slides import aperio_svs, damage_tile, forget_tile, noise, tiled_tiff
 
 from wsi import Region, Size, Slide, open_slide
 from wsi.errors import SlideUnreadable, SlideUnsupported
+from wsi.readers import openslide as openslide_adapter
 
 READERS = ("openslide", "tiffslide", "image")
 TIFF_READERS = ("openslide", "tiffslide")
@@ -129,6 +130,20 @@ def test_a_damaged_tile_costs_itself_only(reader: str, compression: str, tmp_pat
                 np.testing.assert_array_equal(slide.read(tiles[number]), clean[number])
 
 
+def test_a_dead_handle_is_replaced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = aperio_svs(tmp_path / "damaged.svs", PIXELS, compression="jpeg")
+    damage_tile(path, 5)
+    with open_slide(path, reader="openslide") as slide:
+        opened = []
+        actual = openslide_adapter._open
+        monkeypatch.setattr(openslide_adapter, "_open", lambda file: opened.append(file) or actual(file))
+        with pytest.raises(SlideUnreadable):
+            slide.read(Region(256, 256, 256, 256))
+        for _ in range(5):
+            slide.read(Region(0, 0, 200, 200))
+    assert len(opened) == 2  # one to make sure that it was this tile, one to go on with
+
+
 @pytest.mark.parametrize("reader", TIFF_READERS)
 def test_a_damaged_tile_of_one_thread_spares_the_others(reader: str, tmp_path: Path) -> None:
     path = aperio_svs(tmp_path / "damaged.svs", PIXELS, compression="jpeg")
@@ -170,6 +185,13 @@ def test_levels_of_odd_ratio_do_not_depend_on_the_block(tmp_path: Path) -> None:
     np.testing.assert_array_equal(exact[0], level_1[2:99, 2:99])  # 3 / 2.0 and 5 / 2.001, rounded
 
 
+def test_a_damaged_property_name_costs_itself_only(tmp_path: Path) -> None:
+    path = aperio_svs(tmp_path / "a.svs", PIXELS)
+    path.write_bytes(path.read_bytes().replace(b"|AppMag", b"|App\xffag", 1))
+    with open_slide(path, reader="openslide") as slide:
+        assert (slide.mpp, slide.objective_power) == (0.5, None)
+
+
 REAL = ("CMU-1-Small-Region.svs", "CMU-1-Small-Region.jpeg.tiff", "wsipacker_example.tif", "fluorescence_DAPI.ndpi")
 
 
@@ -184,8 +206,9 @@ def test_openslide_and_tiffslide_agree_on_real_slides(name: str, shared_data: Ca
             region = Region(one.size.width // 3, one.size.height // 3, *span)
             size = Size(400, 300)
             difference = np.abs(one.read(region, size).astype(int) - other.read(region, size))
-            # 2.0005 is no whole ratio: openslide interpolates there, over up to a quarter of a pixel
-            assert difference.mean() <= (4 if level.downsample > 2 and name.startswith("TCGA") else 0)
+            # 2.0005 and 4.006 are no whole ratios: openslide interpolates there, over up to a quarter of a pixel in x
+            # and y; measured 4.0 (sharp tissue) and 0.03 (mostly white) grey levels on average.
+            assert difference.mean() <= (0 if level.downsample in (1, 2, 4, 8) else 5)
 
 
 def test_dicom_holds_what_the_svs_holds(shared_data: Callable[[str], Path]) -> None:

@@ -88,15 +88,15 @@ def test_a_region_lies_where_it_was_drawn(reader: Any, picture: np.ndarray) -> N
 
 @pytest.mark.parametrize(("level", "factor"), [(1, 4), (2, 16)])
 def test_levels_are_area_means(level: int, factor: int, tmp_path: Path) -> None:
-    picture = soft_picture(960, 800)
-    write_svs(tmp_path / "even.svs", picture, SvsSpec())
+    grain = np.random.default_rng(1).integers(-40, 41, (800, 960, 1))
+    picture = (soft_picture(960, 800) * 0.5 + 60 + grain).astype(np.uint8)
+    write_svs(tmp_path / "even.svs", picture, SvsSpec(quality=95))
     with openslide.OpenSlide(tmp_path / "even.svs") as slide:
         got = np.asarray(slide.read_region((0, 0), level, slide.level_dimensions[level]).convert("RGB"))
     expected = block_means(picture, factor)
     assert got.shape == expected.shape
     luma = np.array([0.299, 0.587, 0.114])  # the chroma is kept at half resolution
-    assert np.abs(got @ luma - expected @ luma).mean() < 1.5
-    assert np.abs(got @ luma - picture[::factor, ::factor] @ luma).mean() > 2  # picking pixels is another picture
+    assert np.abs(got @ luma - expected @ luma).mean() < 1.5  # single pixels are 20 off
 
 
 def test_pages_are_in_a_scanner_s_order(slide_path: Path, shared_data: Callable[[str], Path]) -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 Bools = NDArray[np.bool_]  # (h, w)
+
+_STRIP_PX = 512  # rows worked on at a time where floats are needed: a whole glass then fits into little memory
+
+
+def strips(height: int, halo: int) -> Iterator[tuple[slice, slice]]:
+    """Rows in strips: which to look at, `halo` more above and below, and which of those looked at to keep."""
+    for top in range(0, height, _STRIP_PX):
+        above = min(top, halo)
+        yield slice(top - above, top + _STRIP_PX + halo), slice(above, above + _STRIP_PX)
 
 
 def grown(mask: Bools, radius: float) -> Bools:
@@ -33,29 +44,42 @@ def opened(mask: Bools, radius: float) -> Bools:
     return grown(shrunk(mask, radius), radius)
 
 
-def without_holes(mask: Bools, area: float) -> Bools:
-    """Holes of at most this area filled. Glass that reaches the frame is no hole."""
-    import cv2
+def without_holes(mask: Bools, area: float, witness: Bools | None = None, share: float = 0.0) -> Bools:
+    """Holes of at most this area filled, if at least a share of each is in `witness`.
 
+    What is open to the frame is no hole.
+    """
     height, width = mask.shape
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
+    labels, stats = _components(~mask, 4)
     left, top, w, h, size = stats.T
     reaches_frame = (left == 0) | (top == 0) | (left + w == width) | (top + h == height)
-    hole = (size <= area) & ~reaches_frame
+    hole = (size <= area) & ~reaches_frame & _attested(labels, size, witness, share)
     hole[0] = False  # label 0 is the mask itself
     return mask | hole[labels]
 
 
-def without_specks(mask: Bools, area: float, witness: Bools, share: float) -> Bools:
-    """Pieces of at least this area of which at least a share is also in `witness`."""
-    import cv2
-
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
-    size = stats[:, cv2.CC_STAT_AREA]
-    seen = np.bincount(labels[mask & witness], minlength=count)
-    kept = (size >= area) & (seen >= share * size)
+def without_specks(mask: Bools, area: float, witness: Bools | None = None, share: float = 0.0) -> Bools:
+    """Pieces of at least this area, if at least a share of each is in `witness`."""
+    labels, stats = _components(mask, 8)
+    size = stats[:, 4]
+    kept = (size >= area) & _attested(labels, size, witness, share)
     kept[0] = False  # label 0 is the outside
     return kept[labels]
+
+
+def _components(mask: Bools, connectivity: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Labels (h, w), 0 outside the mask, and for each label left, top, width, height and area."""
+    import cv2
+
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=connectivity)
+    return np.asarray(labels, np.int32), np.asarray(stats, np.int32)
+
+
+def _attested(labels: NDArray[np.int32], size: NDArray[np.int32], witness: Bools | None, share: float) -> Bools:
+    """(labels,) True where at least a share of a component's pixels is in `witness`, or none is asked."""
+    if witness is None:
+        return np.ones(len(size), np.bool_)
+    return np.asarray(np.bincount(labels[witness], minlength=len(size)) >= share * size)
 
 
 def trimmed(mask: Bools, weight: NDArray[np.float32], rim: float, window: float) -> Bools:
@@ -66,7 +90,10 @@ def trimmed(mask: Bools, weight: NDArray[np.float32], rim: float, window: float)
     import cv2
 
     side = max(3, 2 * round(window / 2) + 1)
-    inside = mask.astype(np.float32)
-    total, share = cv2.blur(weight * inside, (side, side)), cv2.blur(inside, (side, side))
-    core = shrunk(mask, rim)
-    return mask & (core | (weight * share >= total / 2))
+    kept = shrunk(mask, rim)
+    for seen, inner in strips(len(mask), side):
+        inside = mask[seen].astype(np.float32)
+        total, share = cv2.blur(weight[seen] * inside, (side, side)), cv2.blur(inside, (side, side))
+        heavy = weight[seen] * share >= total / 2
+        kept[seen][inner] |= mask[seen][inner] & heavy[inner]
+    return kept

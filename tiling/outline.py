@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import numpy as np
-import shapely
-from shapely import MultiPolygon, Polygon
 
 from tiling.grid import TissueMask
 
-SIMPLIFY = 0.5  # mask px an outline may move: drops the steps of the raster, not the shape
+if TYPE_CHECKING:
+    from shapely import MultiPolygon, Polygon
+
+SIMPLIFY_PX = 0.75  # mask px by which an outline may be moved: takes the steps of the raster away, not the shape
+AREA_TOLERANCE = 0.01  # share of the area that simplifying may change
 
 
 def tissue_outline(mask: TissueMask) -> MultiPolygon:
-    """The tissue of a mask as a valid MultiPolygon in level-0 px, holes as inner rings; empty for no tissue."""
-    import cv2
+    """The tissue of a mask as a valid MultiPolygon in level-0 px, holes as inner rings; empty for no tissue.
 
-    # Twice the size, so that a border between two pixels lies on a whole number; padded, so that edges close.
-    grown = np.pad(mask.inside, 1).repeat(2, 0).repeat(2, 1).astype(np.uint8)
-    rings, tree = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if not rings:
-        return MultiPolygon()
-    points = [(ring[:, 0, :] + 0.5) / 2 - 1 for ring in rings]
-    pieces = []
-    for i, (_, _, child, parent) in enumerate(tree[0]):
-        if parent < 0 and len(points[i]) > 2:
-            holes, hole = [], child
-            while hole >= 0:
-                if len(points[hole]) > 2:
-                    holes.append(points[hole])
-                hole = tree[0][hole][0]
-            pieces.append(Polygon(points[i], holes))
-    outline = shapely.make_valid(MultiPolygon(pieces)).simplify(SIMPLIFY)
-    placed = shapely.transform(outline, lambda xy: xy * mask.px + np.array(mask.origin))
-    whole = shapely.make_valid(placed)
-    return MultiPolygon([p for p in shapely.get_parts(whole) if isinstance(p, Polygon) and p.area > 0])
+    One polygon for each piece; pieces that only touch at a corner are two. Its area is the mask's within 2 % (within
+    half a mask px for each ring, which matters for pieces of a few px only).
+    """
+    import shapely
+    from shapely import MultiPolygon
+
+    exact = _traced(mask)
+    pieces = [_simplified(piece) for piece in shapely.get_parts(exact)]
+    # Two outlines that come near each other may cross once simplified; then they stay as they were.
+    outline = MultiPolygon(pieces)
+    outline = outline if outline.is_valid else exact
+    return shapely.transform(outline, lambda xy: xy * mask.px + np.array(mask.origin, float))
+
+
+def _traced(mask: TissueMask) -> MultiPolygon:
+    """Outlines halfway between pixels in and out, in mask px from the mask's corner: marching squares."""
+    import shapely
+    from shapely import LineString, MultiLineString, MultiPolygon
+    from skimage.measure import find_contours
+
+    # Padded, so that what touches the frame closes; then pixel (0, 0) is (1, 1), and its corner (0.5, 0.5).
+    padded = np.pad(mask.inside, 1).astype(np.float32)
+    rings = [LineString(ring[:, ::-1] - 0.5) for ring in find_contours(padded, 0.5)]
+    area = shapely.build_area(MultiLineString(rings))  # nested rings become holes, and pieces inside holes
+    return MultiPolygon(list(shapely.get_parts(area)))
+
+
+def _simplified(piece: Polygon) -> Polygon:
+    simple = cast("Polygon", piece.simplify(SIMPLIFY_PX))
+    near = abs(simple.area - piece.area) <= AREA_TOLERANCE * piece.area
+    return simple if near and simple.is_valid and not simple.is_empty else piece

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tiling.morphology import Bools, strips
+
 Plane = NDArray[np.float32]  # (h, w)
-Bools = NDArray[np.bool_]  # (h, w)
 RGB = NDArray[np.uint8]  # (h, w, 3)
 
 DEFAULT_GLASS = (245.0, 245.0, 245.0)  # where a frame is filled with tissue and shows no glass
@@ -25,7 +26,6 @@ _TEXTURE_UM = 56.0  # side of the square over which texture is judged
 _FAINT_UM = 120.0  # side of the square over which faint tissue is judged: a fat cell and its neighbours
 _REACH_UM = 170.0  # how far a pixel's surroundings matter, all of the above together: overlap of the strips
 _GLASS_SAMPLE = 10_000_000  # values of an overview from which every other, third, ... pixel is enough to know the glass
-_STRIP_PX = 512  # rows judged at a time, so that a whole glass fits into little memory
 
 _EDGE_CAP = 0.06  # one edge, however hard, must not make its surroundings textured
 _FAINT_SHARES = 0.45, 0.3  # of the contrast in chroma and in texture that do when both are met over a wide square
@@ -63,11 +63,11 @@ def glass_colour(rgb: RGB) -> tuple[float, float, float] | None:
     import cv2
 
     step = 1 + rgb.size // _GLASS_SAMPLE
-    calm, rgb = np.asarray(cv2.blur(rgb, (5, 5)))[::step, ::step], rgb[::step, ::step]
+    calm, rgb = np.asarray(cv2.blur(rgb, (5, 5)), np.uint8)[::step, ::step], rgb[::step, ::step]
     low, high = extremes(calm)
     relief = cv2.morphologyEx(low, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     pink = cv2.subtract(np.minimum(calm[..., 0], calm[..., 2]), calm[..., 1])  # every stain takes green first
-    candidate = (low >= 140) & (high - low <= 32) & (pink <= 8) & (relief <= 6) & (extremes(rgb)[0] < 254)
+    candidate = (low >= 140) & (high - low <= 32) & (pink <= 6) & (relief <= 6) & (extremes(rgb)[0] < 254)
     count = int(np.count_nonzero(candidate))
     if count < max(16, candidate.size // 1000):
         return None
@@ -84,7 +84,8 @@ def extremes(rgb: RGB) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     import cv2
 
     red, green, blue = cv2.split(rgb)
-    return np.asarray(cv2.min(cv2.min(red, green), blue)), np.asarray(cv2.max(cv2.max(red, green), blue))
+    lowest, highest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
+    return np.asarray(lowest, np.uint8), np.asarray(highest, np.uint8)
 
 
 def _histogram(channel: NDArray[np.uint8], where: Bools) -> NDArray[np.float64]:
@@ -103,12 +104,11 @@ def looks(rgb: RGB, mpp: float, contrast: Contrast) -> Looks:
     """Judges every pixel of `rgb`, in strips that overlap enough to leave no seam."""
     glass = glass_colour(rgb) or DEFAULT_GLASS
     halo = int(np.ceil(_REACH_UM / mpp)) + 8
-    strips = []
-    for top in range(0, len(rgb), _STRIP_PX):
-        above = min(top, halo)
-        planes = _strip(_transmittance(rgb[top - above : top + _STRIP_PX + halo], glass), mpp, contrast)
-        strips.append([plane[above : above + _STRIP_PX] for plane in planes])
-    return Looks(*(np.concatenate(planes) for planes in zip(*strips, strict=True)))
+    parts = []
+    for seen, inner in strips(len(rgb), halo):
+        planes = _strip(_transmittance(rgb[seen], glass), mpp, contrast)
+        parts.append([plane[inner] for plane in planes])
+    return Looks(*(np.concatenate(planes) for planes in zip(*parts, strict=True)))
 
 
 def _transmittance(rgb: RGB, glass: tuple[float, float, float]) -> list[Plane]:
@@ -146,9 +146,13 @@ def _structure(light: list[Plane], mpp: float) -> tuple[Plane, Plane]:
     For channels of shared variance S and own variance N, the variance of their mean is S + N/3 and a third of their
     mean variance is S/3 + N/3.
     """
-    fine = [np.clip(c - _blur(c, max(1.0, _COARSE_UM / mpp)), -_EDGE_CAP, _EDGE_CAP) for c in light]
+    fine = [c - _blur(c, max(1.0, _COARSE_UM / mpp)) for c in light]
+    for plane in fine:
+        np.clip(plane, -_EDGE_CAP, _EDGE_CAP, out=plane)
     mean = (fine[0] + fine[1] + fine[2]) / 3
-    third = (fine[0] * fine[0] + fine[1] * fine[1] + fine[2] * fine[2]) / 9
+    for plane in fine:
+        np.square(plane, out=plane)
+    third = (fine[0] + fine[1] + fine[2]) / 9
     of_mean, of_third = _mean(mean * mean, _TEXTURE_UM / mpp), _mean(third, _TEXTURE_UM / mpp)
     shared = np.maximum(of_mean - of_third, 0) * np.float32(1.5)
     return np.sqrt(shared), np.sqrt(np.maximum(3 * of_third - shared, 0))

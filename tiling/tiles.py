@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,10 +14,13 @@ from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileBatch, TileGrid
 from wsi.errors import SlideUnreadable
 from wsi.geometry import Size
 
-BAND_BYTES = 128 * 2**20  # tiles of a band wait for its last block; two lattice rows only where they fit into this
-BLOCK_COLUMNS = 8  # neighbours read in one go share what lies in both of the slide's own tiles at their edges
-BLOCK_PX = 2**25  # level-0 px a block may span
-MAX_GAP = 2  # cells between two tiles of one block that may be read for nothing: cheaper than another read
+STRETCH_BYTES = 32 * 2**20  # pixels of tiles that are read, or being read, as one: 222 of PLIP's
+BLOCK_BYTES = 4 * 2**20  # pixels of tiles read in one go: 27 of PLIP's
+BLOCK_PX = 2**25  # level-0 px of tiles read in one go: what a slide without a pyramid has to decode for them
+BLOCK_ROWS = 4  # lattice rows read in one go: neighbours share the slide's own tiles at their edges
+MAX_GAP = 1  # tile widths of nothing that are read rather than beginning another block
+
+Indices = NDArray[np.int64]
 
 
 def read_tiles(
@@ -28,105 +28,155 @@ def read_tiles(
 ) -> Iterator[TileBatch]:
     """The kept tiles from index `start` on, lazily and in order, in batches of `batch_size` (the last may have fewer).
 
-    Cells that lie together are read together (`slide.read_many`), `threads` such blocks at a time. A block that
-    cannot be decoded is read again tile by tile; a tile that fails by itself has status READ_FAILED and black pixels,
-    the others are kept. Tiles do not depend on `threads` or `batch_size`.
+    Cells that lie together are read together (`slide.read_many`, from `threads` threads at a time). What cannot be
+    decoded together is read again tile by tile; a tile that fails by itself has status READ_FAILED and black pixels,
+    the others are kept. Tiles depend neither on `threads` nor on `batch_size` nor on `start`.
 
-    Memory: a band of the lattice (one row, two where they fit into 128 MiB), a batch, and 2 x `threads` blocks.
+    Memory, whatever the size of the slide: three stretches of at most 32 MiB (or one tile) each, one batch, and what
+    `threads` calls of `read_many` hold, each for at most 4 MiB of tiles and 2^25 level-0 px (or one tile). Other
+    errors than SlideUnreadable are raised from the iterator; then, and when it is closed, the threads end.
     """
-    bands = _plan(grid, start)
-    with ThreadPoolExecutor(threads, thread_name_prefix="tiles") as pool:
-        begun: deque[Future[TileBatch]] = deque()
-        try:
-            tasks = (partial(_read, slide, grid, block) for band in bands for block in band.blocks)
-            read = _in_order(pool, begun, tasks, 2 * threads)
-            yield from _batches(_by_band(read, bands), batch_size)
-        finally:  # the consumer stopped early, or something failed: blocks that have not begun never will
-            for future in begun:
-                future.cancel()
+    if batch_size < 1 or threads < 1 or start < 0:
+        raise ValueError(f"batch_size and threads are at least 1, start at least 0: {batch_size}, {threads}, {start}")
+    return _threaded(_Source(slide, grid, grid.cells), batch_size, threads, start)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Band:
-    """Kept cells of one or two lattice rows, and the blocks they are read in."""
+class _Source:
+    slide: Any
+    grid: TileGrid
+    cells: Indices  # (N,) of all kept tiles
 
-    cells: NDArray[np.int64]
-    blocks: tuple[NDArray[np.int64], ...]
-
-
-def _plan(grid: TileGrid, start: int) -> list[_Band]:
-    """All bands from kept tile `start` on, in grid order."""
-    cells, columns = grid.cells[start:], grid.keep.shape[1]
-    rows_together = 2 if 2 * columns * 3 * grid.spec.size_px**2 <= BAND_BYTES else 1
-    number = cells // columns // rows_together
-    parts = np.split(cells, np.flatnonzero(np.diff(number)) + 1) if len(cells) else []
-    return [_Band(part, tuple(_blocks(part, grid, rows_together))) for part in parts]
+    @property
+    def tile_bytes(self) -> int:
+        return 3 * self.grid.spec.size_px**2
 
 
-def _blocks(cells: NDArray[np.int64], grid: TileGrid, rows: int) -> Iterator[NDArray[np.int64]]:
-    """The cells of a band as runs of columns without wide gaps."""
-    columns = cells % grid.keep.shape[1]
-    most = max(1, min(BLOCK_COLUMNS, BLOCK_PX // (grid.span_px**2 * rows)))
-    here: list[int] = []
-    for column in np.unique(columns).tolist():
-        if here and (column - here[-1] > MAX_GAP + 1 or column - here[0] >= most):
-            yield cells[np.isin(columns, here)]
-            here = []
-        here.append(column)
-    yield cells[np.isin(columns, here)]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stretch:
+    """Tiles that follow each other in the grid's order, with room for their pixels, which threads fill in blocks."""
+
+    first: int  # index of its first tile
+    cells: Indices  # (n,)
+    pixels: NDArray[np.uint8]  # (n, size, size, 3)
+    status: NDArray[np.uint8]  # (n,)
+    reads: list[Future[None]]
+
+    @classmethod
+    def empty(cls, source: _Source, first: int, last: int) -> _Stretch:
+        n, size = last - first, source.grid.spec.size_px
+        pixels = np.zeros((n, size, size, 3), np.uint8)
+        return cls(first, source.cells[first:last], pixels, np.full(n, READ_FAILED, np.uint8), [])
+
+    def wait(self) -> None:
+        for read in self.reads:
+            read.result()
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, begun: deque[Future[TileBatch]], tasks: Iterator[Callable[[], TileBatch]], ahead: int
-) -> Iterator[TileBatch]:
-    """Results in the order of the tasks, `ahead` of them under way."""
-    begun.extend(pool.submit(task) for task in islice(tasks, ahead))
-    while begun:
-        done = begun.popleft().result()
-        begun.extend(pool.submit(task) for task in islice(tasks, 1))
-        yield done
-
-
-def _by_band(blocks: Iterator[TileBatch], bands: list[_Band]) -> Iterator[TileBatch]:
-    """The tiles of each band together, in grid order."""
-    for band in bands:
-        tiles = _joined([next(blocks) for _ in band.blocks])
-        order = np.argsort(tiles.cells, kind="stable")
-        yield TileBatch(tiles.pixels[order], tiles.cells[order], tiles.status[order])
-
-
-def _batches(parts: Iterator[TileBatch], size: int) -> Iterator[TileBatch]:
-    """The same tiles in batches of `size`."""
-    left: list[TileBatch] = []
-    for part in parts:
-        tiles = _joined([*left, part])
-        whole = len(tiles) - len(tiles) % size
-        yield from (_cut(tiles, i, i + size) for i in range(0, whole, size))
-        left = [_cut(tiles, whole, len(tiles))]
-    if left and len(left[0]):
-        yield left[0]
-
-
-def _read(slide: Any, grid: TileGrid, cells: NDArray[np.int64]) -> TileBatch:
-    size = Size(grid.spec.size_px, grid.spec.size_px)
+def _threaded(source: _Source, batch_size: int, threads: int, start: int) -> Iterator[TileBatch]:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
     try:
-        pixels, padded = slide.read_many([grid.region(int(cell)) for cell in cells], size)
+        yield from _batches(_one_ahead(_begun(pool, source, start)), batch_size, start, len(source.cells))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begun(pool: ThreadPoolExecutor, source: _Source, start: int) -> Iterator[_Stretch]:
+    """Every stretch from tile `start` on, its blocks handed to the pool."""
+    for first, last in _stretches(source):
+        if last > start:
+            stretch = _Stretch.empty(source, first, last)
+            blocks = (block for block in _blocks(source, stretch.cells) if first + block.max() >= start)
+            stretch.reads.extend(pool.submit(_read, source, stretch, block) for block in blocks)
+            yield stretch
+
+
+def _one_ahead(stretches: Iterator[_Stretch]) -> Iterator[_Stretch]:
+    """The same, each handed on when the next has begun."""
+    this = next(stretches, None)
+    while this is not None:
+        following = next(stretches, None)
+        this.wait()
+        yield this
+        this = following
+
+
+def _batches(stretches: Iterator[_Stretch], size: int, start: int, stop: int) -> Iterator[TileBatch]:
+    """Tiles `start` to `stop` in batches of `size`, copied: a batch keeps no stretch alive."""
+    room: TileBatch | None = None
+    filled = 0
+    for stretch in stretches:
+        at = max(0, start - stretch.first)
+        while at < len(stretch.cells):
+            if room is None:
+                room, filled = _room(min(size, stop - stretch.first - at), stretch), 0
+            n = min(len(room) - filled, len(stretch.cells) - at)
+            for name in ("pixels", "cells", "status"):
+                getattr(room, name)[filled : filled + n] = getattr(stretch, name)[at : at + n]
+            filled, at = filled + n, at + n
+            if filled == len(room):
+                yield room
+                room = None
+
+
+def _room(n: int, like: _Stretch) -> TileBatch:
+    return TileBatch(np.empty((n, *like.pixels.shape[1:]), np.uint8), np.empty(n, np.int64), np.empty(n, np.uint8))
+
+
+def _stretches(source: _Source) -> Iterator[tuple[int, int]]:
+    """First and last tile (exclusive) of every stretch: whole lattice rows, or parts of a row that has too many."""
+    most = max(1, STRETCH_BYTES // source.tile_bytes)
+    begins = np.concatenate([[0], source.grid.keep.sum(axis=1).cumsum()]).tolist()  # first tile of every row
+    row = 0
+    while row < len(begins) - 1:
+        after = max(row + 1, int(np.searchsorted(begins, begins[row] + most, side="right")) - 1)
+        for first in range(begins[row], begins[after], most):
+            yield first, min(first + most, begins[after])
+        row = after
+
+
+def _blocks(source: _Source, cells: Indices) -> Iterator[Indices]:
+    """Indices into `cells`, in groups that are read together: a few rows high, without wide gaps, mostly kept cells."""
+    grid = source.grid
+    most = max(1, min(BLOCK_BYTES // source.tile_bytes, BLOCK_PX // grid.span_px**2))
+    high = min(BLOCK_ROWS, most)
+    reach = (1 + MAX_GAP) * grid.span_px // grid.stride_px
+    row, col = np.divmod(cells, grid.keep.shape[1])
+    for band in _groups(np.arange(len(cells)), (row - row[0]) // high, 0, 1):
+        for run in _groups(band, col, reach, most // high):
+            if _is_dense(row[run], col[run], grid):
+                yield run
+            else:
+                for line in _groups(run, row, 0, 1):
+                    yield from _groups(line, col, reach, most)
+
+
+def _groups(members: Indices, key: Indices, reach: int, width: int) -> list[Indices]:
+    """Members by their key, parted where it steps by more than `reach` or a group would span more than `width` keys."""
+    ordered = members[np.argsort(key[members], kind="stable")]
+    keys = key[ordered].tolist()
+    cuts = [0]
+    for i in range(1, len(keys)):
+        if keys[i] - keys[i - 1] > reach or keys[i] - keys[cuts[-1]] >= width:
+            cuts.append(i)
+    return np.split(ordered, cuts[1:])
+
+
+def _is_dense(row: Indices, col: Indices, grid: TileGrid) -> bool:
+    """Whether tiles fill at least half of the box around them."""
+    height, width = (int(np.ptp(along)) * grid.stride_px + grid.span_px for along in (row, col))
+    return 2 * len(row) * min(grid.span_px, grid.stride_px) ** 2 >= height * width
+
+
+def _read(source: _Source, stretch: _Stretch, tiles: Indices) -> None:
+    """Reads the tiles of these indices into the stretch; what cannot be decoded stays black and READ_FAILED."""
+    size = Size(source.grid.spec.size_px, source.grid.spec.size_px)
+    try:
+        pixels, padded = source.slide.read_many([source.grid.region(int(c)) for c in stretch.cells[tiles]], size)
     except SlideUnreadable:
-        if len(cells) > 1:
-            return _joined([_read(slide, grid, cells[i : i + 1]) for i in range(len(cells))])
-        return TileBatch(np.zeros((1, *size, 3), np.uint8), cells, np.array([READ_FAILED], np.uint8))
-    return TileBatch(pixels, cells, np.where(padded, READ_PADDED, READ_OK).astype(np.uint8))
-
-
-def _joined(parts: list[TileBatch]) -> TileBatch:
-    if len(parts) == 1:
-        return parts[0]
-    return TileBatch(
-        np.concatenate([part.pixels for part in parts]),
-        np.concatenate([part.cells for part in parts]),
-        np.concatenate([part.status for part in parts]),
-    )
-
-
-def _cut(tiles: TileBatch, start: int, end: int) -> TileBatch:
-    return TileBatch(tiles.pixels[start:end], tiles.cells[start:end], tiles.status[start:end])
+        if len(tiles) > 1:
+            for i in range(len(tiles)):
+                _read(source, stretch, tiles[i : i + 1])
+        return
+    stretch.pixels[tiles] = pixels
+    stretch.status[tiles] = np.where(padded, READ_PADDED, READ_OK)

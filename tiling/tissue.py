@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from tiling.grid import TissueMask
-from tiling.morphology import closed, grown, opened, shrunk, trimmed, without_holes, without_specks
-from tiling.stain import RGB, Bools, Contrast, extremes, looks
+from tiling.morphology import Bools, closed, grown, opened, shrunk, trimmed, without_holes, without_specks
+from tiling.stain import RGB, Contrast, extremes, looks
 from wsi.geometry import round_px
 
 
@@ -29,7 +29,7 @@ class TissueConfig:
     close_um: float = 40.0  # gaps up to twice this are closed: the widest fat cells with thin or torn membranes
     max_hole_um2: float = 50_000.0  # holes up to this area are lumens and vessels, and filled: a disc of 250 um
     min_piece_um2: float = 40_000.0  # pieces below this area are dropped: a disc of 225 um, about three tiles
-    min_coloured: float = 0.05  # share of a piece that must have a hue: dust, hairs, coverslip edges have none
+    min_coloured: float = 0.05  # share of a piece that must have a hue: dust has none. 0 for silver stains, greyscale
 
     def __post_init__(self) -> None:
         if self.mpp <= 0:
@@ -46,6 +46,8 @@ _DENSE_SHARE = 0.3  # of a stroke of ink; a piece of tissue with a hue near an i
 _INK_RIM_UM = 16.0  # the rim of a stroke is pale and could pass for a stain
 _COLOUR_RIM_UM = 20.0  # within this of the edge, half of the square in which colour is judged is glass
 _WINDOW_RIM_UM = 28.0  # the same for texture
+_LATTICE_HOLES = 20.0  # times the largest hole: glass up to this area that membranes run through is fat,
+_LATTICE_SHARE = 0.1  # and this share of it is membranes; of glass with dust on it 0.03 is dark
 _EDGE_UM = 16.0  # how far an edge may be smeared: optics, averaging, the closing's rounding
 _NEARBY_UM = 56.0  # side of the square whose mean says how dark the tissue beside an edge is
 _STRAND_UM = 16.0  # strands narrower than this are debris
@@ -70,7 +72,9 @@ def segment_tissue(rgb: RGB, mpp: float, config: TissueConfig = _DEFAULT) -> Boo
     tissue. Ink is left out, on tissue too. Raises ValueError if `rgb` is not uint8 (h, w, 3) or mpp not positive.
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not mpp > 0:
-        raise ValueError(f"an RGB image, uint8 (h, w, 3), and a positive mpp are needed: {rgb.dtype} {rgb.shape}, {mpp}")
+        raise ValueError(
+            f"an RGB image, uint8 (h, w, 3), and a positive mpp are needed: {rgb.dtype} {rgb.shape}, {mpp}"
+        )
     height, width = rgb.shape[:2]
     if rgb.size == 0 or _is_one_colour(rgb):
         return np.zeros((height, width), np.bool_)
@@ -87,7 +91,7 @@ def brightfield(rgb: RGB) -> bool:
     """
     darkest, lightest = extremes(rgb)
     dark, lit = np.count_nonzero(lightest < 60), np.count_nonzero(darkest > 90)
-    return dark < 0.5 * darkest.size or lit > 0.1 * darkest.size
+    return bool(dark < 0.5 * darkest.size or lit > 0.1 * darkest.size)
 
 
 def _is_one_colour(rgb: RGB) -> bool:
@@ -104,7 +108,7 @@ def _averaged(rgb: RGB, mpp: float, wanted: float) -> tuple[RGB, float]:
     if mpp * 1.25 > wanted:
         return rgb, mpp
     height, width = (max(1, round_px(n * mpp / wanted)) for n in rgb.shape[:2])
-    small = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA))
+    small = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     return small, mpp * float(np.sqrt(rgb.shape[0] * rgb.shape[1] / (width * height)))
 
 
@@ -119,8 +123,9 @@ def _stained(rgb: RGB, mpp: float, config: TissueConfig) -> Bools:
     clear = ~grown(without_specks(seen.ink, 0, seen.dense_ink, _DENSE_SHARE), _INK_RIM_UM / mpp)
     sure = seen.dark & (seen.coloured | seen.textured) & clear
     sure |= grown(sure, _COLOUR_RIM_UM / mpp) & seen.dark & clear
-    body = _with_faint(sure, seen.faint & clear, mpp, config)
-    whole = without_holes(closed(body, config.close_um / mpp), config.max_hole_um2 / mpp**2)
+    body = closed(_with_faint(sure, seen.faint & clear, mpp, config), config.close_um / mpp)
+    lattice = without_holes(body, _LATTICE_HOLES * config.max_hole_um2 / mpp**2, seen.dark & clear, _LATTICE_SHARE)
+    whole = without_holes(lattice, config.max_hole_um2 / mpp**2)
     cut = opened(trimmed(whole, seen.darkness, _EDGE_UM / mpp, _NEARBY_UM / mpp), _STRAND_UM / 2 / mpp)
     return without_specks(cut, config.min_piece_um2 / mpp**2, seen.coloured & sure, config.min_coloured)
 
@@ -138,4 +143,4 @@ def _glowing(rgb: RGB, mpp: float, config: TissueConfig) -> Bools:
     glow = cv2.GaussianBlur(extremes(rgb)[1].astype(np.float32) / 255, (0, 0), max(0.3, _GLOW_UM / mpp))
     lit = glow >= float(np.percentile(glow, 20)) + config.darkness
     whole = without_holes(closed(lit, config.close_um / mpp), config.max_hole_um2 / mpp**2)
-    return without_specks(whole, config.min_piece_um2 / mpp**2, whole, 0.0)
+    return without_specks(whole, config.min_piece_um2 / mpp**2)

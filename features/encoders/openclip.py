@@ -182,6 +182,6 @@ def bpe_tokenizer(context: int) -> Tokenizer:
 def clip_encoder(model: Network, tokenizer: Tokenizer, spec: EncoderSpec, chosen: compute.Compute) -> TorchEncoder:
     """A filled network, moved to its device and precision, as an encoder."""
     logit_scale = float(model.logit_scale.detach())
-    network = model.eval().requires_grad_(False).to(chosen.device, chosen.dtype)
+    network = compute.ready(model, chosen)
     text = TextTower(tokenizer, network.encode_text, logit_scale)
     return TorchEncoder(spec, Towers(network.encode_image, text), chosen)

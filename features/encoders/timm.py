@@ -57,8 +57,7 @@ def load(request: EncoderRequest) -> TorchEncoder:
         has_text=False,
         untrained=request.untrained,
     )
-    network = model.requires_grad_(False).to(chosen.device, chosen.dtype)
-    return TorchEncoder(spec, Towers(network), chosen)
+    return TorchEncoder(spec, Towers(compute.ready(model, chosen)), chosen)
 
 
 def _source(request: EncoderRequest) -> Source:

@@ -16,7 +16,7 @@ def stroma(sheet: Sheet) -> None:
     body = 0.66 + 0.08 * loose + 0.05 * sheet.smooth(rng, 8)
     sheet.lay(sheet.tissue, 0.08, body - (0.12 + 0.3 * ramp(loose, 0, 2)) * (1 - sheet.seam))
     sheet.fibre = sheet.tissue * sheet.seam * (0.9 + 0.2 * loose).clip(0.3, 1.3)
-    own = sheet.share[STROMA]
+    own = sheet.share.get(STROMA, np.zeros(sheet.shape, np.float32))
     cellular = ramp(sheet.smooth(rng, 35), -1.5, 1.5)
     points = sheet.scatter(rng, 15, own * (0.15 + 0.5 * cellular))
     sheet.add("fibroblast", points, sheet.fibre_angle(points) + rng.normal(0, 0.2, len(points)))

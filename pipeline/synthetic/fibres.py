@@ -9,7 +9,7 @@ from scipy import fft, ndimage
 from .noise import Field, ramp, upsample
 from .sheet import Sheet
 
-_TEXTURE_PX = 1536
+_TEXTURE_PX = 1024
 _TEXTURE_UM = 0.5  # um per texture px
 _ROWS = 128  # field rows at a time
 

@@ -68,7 +68,7 @@ def _epithelium(sheet: Sheet, rng: np.random.Generator, crypts: _Crypts) -> None
     radius = crypts.outline.mean(axis=1)[which] * sheet.um
     cell, place = _cells(sheet, rng, crypts, (ys, xs))
     luck = rng.random((3, 997), dtype=np.float32)[:, (which * 131 + cell) % 997]  # three numbers a cell
-    thick = np.minimum(29, 0.72 * radius) + 2.5 * (luck[0] - 0.5)
+    thick = np.minimum(29, 0.72 * radius) + 1.4 * (luck[0] - 0.5)
     narrow = 1 - depth / (2.6 * radius)  # cells are wedges
     bowl = ((depth - 0.62 * thick - 3 * (luck[1] - 0.5)) / (7 + 4 * luck[2])) ** 2 + (place * narrow / 0.34) ** 2
     mucin = (1 - ramp(bowl, 0.65, 1.15)) * (luck[2] > 0.22)
@@ -76,7 +76,7 @@ def _epithelium(sheet: Sheet, rng: np.random.Generator, crypts: _Crypts) -> None
     fine = sheet.smooth(rng, 1.6)[ys, xs]
     haem = 0.38 + 0.25 * (1 - ramp(depth, 7, 15)) + side + 0.05 * fine
     eos = 0.62 + side + 0.06 * fine
-    cover, open_ = ramp(depth, 0, 1.5), 1 - ramp(depth - thick, -0.8, 1.2)
+    cover, open_ = ramp(depth, 0, 1.5), 1 - ramp(depth - thick, -1.2, 1.4)
     for layer, cytoplasm, slime in ((sheet.haematoxylin, haem, 0.15), (sheet.eosin, eos, 0.13)):
         amount = (cytoplasm + mucin * (slime + 0.03 * fine - cytoplasm)) * open_
         layer[ys, xs] += cover * (amount - layer[ys, xs])

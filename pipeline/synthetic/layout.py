@@ -21,6 +21,7 @@ _FIELD_UM = 1.0
 # Half-width of a region's blobs.
 _SCALE_UM: Mapping[int, float] = MappingProxyType({STROMA: 110.0, LYMPH: 80.0, ADIPOSE: 85.0, NECROSIS: 80.0})
 _TUMOUR_SCALE_UM = 130.0
+_LEAST_TISSUE = 0.35  # of the glass
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,10 @@ def _silhouette(plan: SlideRecipe, frame: Frame) -> Field:
         du, dv = (u - cu) * c + (v - cv) * s, (v - cv) * c - (u - cu) * s
         field = np.maximum(field, 1 - np.hypot(du / ru, dv / rv))
     field += 0.20 * smooth(rng, shape, 150 / um) + 0.05 * smooth(rng, shape, 30 / um)
-    edge = np.minimum(np.minimum(x, shape[1] - 1 - x), np.minimum(y, shape[0] - 1 - y)) * um
-    touches = rng.random() < 0.25
-    return field if touches else field - 0.8 * (1 - ramp(edge, 15, 110))
+    if rng.random() > 0.25:  # most sections touch no border of the glass
+        edge = np.minimum(np.minimum(x, shape[1] - 1 - x), np.minimum(y, shape[0] - 1 - y)) / min(shape)
+        field -= 0.8 * (1 - ramp(edge, 0.01, 0.07))
+    return field - min(0.0, float(np.quantile(field, 1 - _LEAST_TISSUE)))
 
 
 def _pieces(rng: np.random.Generator, n: int) -> list[tuple[float, float, float, float]]:

@@ -66,7 +66,7 @@ def _as_ink(stroke: Field, frame: Frame, rng: np.random.Generator) -> Field:
     """A ragged out-of-focus edge, darker where the ink dried at the rim, and paler patches."""
     shape, um = stroke.shape, frame.field_um
     ragged = blur(stroke, 12 / um) + 0.06 * smooth(rng, shape, 15 / um)
-    patches = 0.86 - 0.10 * np.abs(smooth(rng, shape, 35 / um))
+    patches = 0.90 - 0.10 * np.abs(smooth(rng, shape, 35 / um))
     rim = 0.14 * (1 - ramp(ragged, 0.6, 0.95))
     return blur(ramp(ragged, 0.38, 0.62) * (patches + rim).clip(0.55, 1), 3 / um)
 

@@ -88,8 +88,9 @@ def tessellate(
 
 
 def distance(inside: NDArray[np.bool_]) -> Field:
-    """How far each pixel lies inside, px; 0 outside."""
-    return np.asarray(cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5), np.float32)
+    """How far each pixel lies inside, px; 0 outside. Where nothing is outside, the raster's longer side."""
+    far = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5)
+    return np.minimum(np.asarray(far, np.float32), max(inside.shape))
 
 
 def pixel_grid(shape: tuple[int, int]) -> tuple[Field, Field]:

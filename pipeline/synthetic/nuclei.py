@@ -82,7 +82,9 @@ def gather(batches: list[Nuclei]) -> list[Nuclei]:
 
 def press(haematoxylin: Field, eosin: Field, nuclei: Nuclei, mpp: float, rng: np.random.Generator) -> None:
     """Draw the nuclei into the two stain maps (H, W), in place; those that would reach beyond the maps are left out."""
-    bank = _bank(KINDS[nuclei.kind], mpp, rng)
+    kind = KINDS[nuclei.kind]
+    # A small slide needs no full bank: about six nuclei share a stamp at the most.
+    bank = [_turned(_paint(kind, mpp, rng)) for _ in range(min(kind.variants, 1 + len(nuclei.xy) // 6))]
     variant = rng.integers(len(bank), size=len(nuclei.xy))
     turn = np.round(nuclei.angle / math.pi * _TURNS).astype(int) % _TURNS
     corners = np.round(nuclei.xy).astype(int)
@@ -95,11 +97,6 @@ def press(haematoxylin: Field, eosin: Field, nuclei: Nuclei, mpp: float, rng: np
         clear = 1 - stamp.cover
         haematoxylin[rows, cols] = haematoxylin[rows, cols] * clear + stamp.ink
         eosin[rows, cols] = eosin[rows, cols] * clear + stamp.pink
-
-
-def _bank(kind: NucleusKind, mpp: float, rng: np.random.Generator) -> list[list[_Stamp]]:
-    """Stamps by variant and by turn."""
-    return [_turned(_paint(kind, mpp, rng)) for _ in range(kind.variants)]
 
 
 def _paint(kind: NucleusKind, mpp: float, rng: np.random.Generator) -> NDArray[np.float32]:

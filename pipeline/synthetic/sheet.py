@@ -46,7 +46,7 @@ class Sheet:
 
     @property
     def tissue(self) -> Field:
-        return 1 - self.share[GLASS]
+        return 1 - self.share.get(GLASS, np.zeros(self.shape, np.float32))
 
     def rng(self, purpose: str) -> np.random.Generator:
         return stream(self.plan.seed, purpose)

@@ -45,6 +45,9 @@ class _Vessel:
 
 
 def vessels(sheet: Sheet) -> None:
+    """A few in the stroma, none near its border."""
+    if STROMA not in sheet.share:
+        return
     rng = sheet.rng("vessels")
     h, w = sheet.shape
     centres = sheet.scatter(rng, _SPACING_UM, (sheet.share[STROMA] > 0.95) * 0.6)

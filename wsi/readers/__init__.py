@@ -79,5 +79,5 @@ def unsupported(path: Path, reason: str) -> SlideUnsupported:
 def unreadable(path: Path, what: str, reason: object) -> SlideUnreadable:
     """The refusal of a reader that knows the format and fails at the content: `what` says where."""
     told = " ".join(str(reason).split()) or type(reason).__name__
-    hint = "The file is damaged there: copy it again from its source."
+    hint = "Copy it again from its source; if it stays so, convert it or leave it out."
     return SlideUnreadable(f"{path}: {what} cannot be decoded ({told}).", hint=hint, path=str(path), reason=told)
