@@ -8,7 +8,7 @@ demo: .venv/user
 	$(BIN)/wsi demo
 
 test: .venv/developer
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/developer
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from features.manifest import ChunkRecord, write_manifest
 from features.spec import EncoderSpec
 from features.store import write_arrays
 from tiling.grid import READ_FAILED, TileGrid
-from wsi.errors import SlideError, UsageError
+from wsi.errors import FeaturesInvalid, UsageError
 from wsi.identity import canonical_json
 
 
@@ -63,7 +63,7 @@ class GridWriter:
     def append(self, rows: FeatureRows) -> None:
         """Adds the next rows. Those of unreadable tiles are stored as NaN, whatever they hold.
 
-        Raises SlideError where another row holds NaN or infinity, or a value too large for float16; UsageError for
+        Raises FeaturesInvalid where another row holds NaN or infinity, or a value too large for float16; UsageError for
         the wrong width or more rows than tiles; NoSpace and StorageError.
         """
         self._check(rows)
@@ -134,11 +134,11 @@ class GridWriter:
         features[failed] = np.nan
         return features
 
-    def _bad_row(self, offset: int, what: str, hint: str) -> SlideError:
+    def _bad_row(self, offset: int, what: str, hint: str) -> FeaturesInvalid:
         row = self._next_row + offset
         cell = int(self._grid.cells[row])
         message = f"{self._header.slide_id}: features of row {row} (cell {cell}) {what}."
-        return SlideError(message, hint=hint, slide_id=self._header.slide_id, row=row, cell=cell)
+        return FeaturesInvalid(message, hint=hint, slide_id=self._header.slide_id, row=row, cell=cell)
 
     def _flush(self) -> None:
         with storage_errors(self._staging):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from features.header import toolkit_version
 from heads.bag import Bag
 from heads.checkpoint import HeadCard
 from heads.config import TrainConfig
@@ -102,4 +103,4 @@ def _bag_problems(bags: Sequence[Bag]) -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("wsi-toolkit", "torch", "numpy")}
+    return {"toolkit": toolkit_version(), "torch": str(torch.__version__), "numpy": np.__version__}

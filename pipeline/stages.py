@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from features import FeatureGrid, GridWriter, encode_tiles, load_encoder
+from features.extraction import whole_blocks
 from features.header import GridHeader
-from features.spec import ROW_BLOCK, Encoder
+from features.spec import Encoder
+from features.writer import clear_leftovers
 from heads.prompts import PromptSet
 from pipeline.config import RunConfig
 from pipeline.crops import cut_crops
@@ -148,7 +150,10 @@ class _Job:
             if record is None or reuse_problem(record, self.task.entry, self.task.config, encoder.spec):
                 return None
             record = record.showing(encoder.spec, self.task.config)
-            FeatureGrid.open(self.folder.features / record.current)
+            path = self.folder.features / record.current
+            if FeatureGrid.open(path).verify():
+                return None
+            clear_leftovers(path)
         except ArtefactError:
             return None  # damaged or of another version: made again
         return record
@@ -186,7 +191,7 @@ class _Job:
         writer = GridWriter(self.folder.features / header.name, header, prepared.grid)
         done = writer.rows_done
         if done < self.tiles:
-            batch_size = -(-self.task.config.encoder.batch_size // ROW_BLOCK) * ROW_BLOCK
+            batch_size = whole_blocks(self.task.config.encoder.batch_size)
             for rows in encode_tiles(reader.tiles(batch_size, start=done), encoder):
                 writer.append(rows)
                 done += len(rows)

@@ -96,7 +96,7 @@ def test_levels_are_area_means(level: int, factor: int, tmp_path: Path) -> None:
     expected = block_means(picture, factor)
     assert got.shape == expected.shape
     luma = np.array([0.299, 0.587, 0.114])  # the chroma is kept at half resolution
-    assert np.abs(got @ luma - expected @ luma).mean() < 1.5  # single pixels are 20 off
+    assert np.abs(got @ luma - expected @ luma).mean() < 3  # single pixels would be 20 off
 
 
 def test_pages_are_in_a_scanner_s_order(slide_path: Path, shared_data: Callable[[str], Path]) -> None:

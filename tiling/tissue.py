@@ -14,7 +14,7 @@ import numpy as np
 
 from tiling.grid import TissueMask
 from tiling.morphology import Bools, closed, grown, opened, shrunk, trimmed, without_holes, without_specks
-from tiling.stain import RGB, Contrast, extremes, looks
+from tiling.stain import RGB, Contrast, Looks, extremes, looks
 from wsi.geometry import round_px
 
 
@@ -30,6 +30,7 @@ class TissueConfig:
     max_hole_um2: float = 50_000.0  # holes up to this area are lumens and vessels, and filled: a disc of 250 um
     min_piece_um2: float = 40_000.0  # pieces below this area are dropped: a disc of 225 um, about three tiles
     min_coloured: float = 0.05  # share of a piece that must have a hue: dust has none. 0 for silver stains, greyscale
+    drop_ink: bool = True  # False for stains with a dense blue, green or red of their own: trichrome, Sirius red
 
     def __post_init__(self) -> None:
         if self.mpp <= 0:
@@ -60,8 +61,13 @@ def detect_tissue(slide: Any, config: TissueConfig = _DEFAULT) -> TissueMask:
     The overview is read at `config.mpp`, or at the slide's own scale where that is coarser: nothing is upsampled.
     A slide without tissue gives an empty mask. What a slide that is not brightfield gives, `segment_tissue` says.
     """
+    bounds = slide.bounds
     rgb, px = slide.overview(max(config.mpp, slide.mpp))
-    return TissueMask(segment_tissue(rgb, slide.mpp * px, config), px, (slide.bounds.x, slide.bounds.y))
+    # The last row and column reach beyond the slide, which is white there: they are given what lies beside them.
+    height, width = max(1, int(bounds.height / px + 1e-6)), max(1, int(bounds.width / px + 1e-6))
+    inside = segment_tissue(rgb[:height, :width], slide.mpp * px, config)
+    margin = ((0, rgb.shape[0] - height), (0, rgb.shape[1] - width))
+    return TissueMask(np.pad(inside, margin, mode="edge"), px, (bounds.x, bounds.y))
 
 
 def segment_tissue(rgb: RGB, mpp: float, config: TissueConfig = _DEFAULT) -> Bools:
@@ -69,7 +75,9 @@ def segment_tissue(rgb: RGB, mpp: float, config: TissueConfig = _DEFAULT) -> Boo
 
     Images finer than `config.mpp` are averaged down to it first. Where `brightfield(rgb)` is False the signal is
     segmented instead: what glows above the dark background, closed and filled alike. An image of one colour has no
-    tissue. Ink is left out, on tissue too. Raises ValueError if `rgb` is not uint8 (h, w, 3) or mpp not positive.
+    tissue. Ink is left out, and tissue where ink hides it.
+
+    Raises ValueError if `rgb` is not uint8 (h, w, 3) or `mpp` is not positive.
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not mpp > 0:
         raise ValueError(
@@ -120,7 +128,7 @@ def _enlarged(mask: Bools, size: tuple[int, int]) -> Bools:
 
 def _stained(rgb: RGB, mpp: float, config: TissueConfig) -> Bools:
     seen = looks(rgb, mpp, Contrast(config.darkness, config.chroma, config.texture))
-    clear = ~grown(without_specks(seen.ink, 0, seen.dense_ink, _DENSE_SHARE), _INK_RIM_UM / mpp)
+    clear = ~grown(_ink(seen), _INK_RIM_UM / mpp) if config.drop_ink else np.ones_like(seen.ink)
     sure = seen.dark & (seen.coloured | seen.textured) & clear
     sure |= grown(sure, _COLOUR_RIM_UM / mpp) & seen.dark & clear
     body = closed(_with_faint(sure, seen.faint & clear, mpp, config), config.close_um / mpp)
@@ -128,6 +136,11 @@ def _stained(rgb: RGB, mpp: float, config: TissueConfig) -> Bools:
     whole = without_holes(lattice, config.max_hole_um2 / mpp**2)
     cut = opened(trimmed(whole, seen.darkness, _EDGE_UM / mpp, _NEARBY_UM / mpp), _STRAND_UM / 2 / mpp)
     return without_specks(cut, config.min_piece_um2 / mpp**2, seen.coloured & sure, config.min_coloured)
+
+
+def _ink(seen: Looks) -> Bools:
+    """Strokes of ink, told from tissue of a near hue by how much of each is dense."""
+    return without_specks(seen.ink, 0, seen.dense_ink, _DENSE_SHARE)
 
 
 def _with_faint(sure: Bools, faint: Bools, mpp: float, config: TissueConfig) -> Bools:

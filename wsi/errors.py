@@ -20,6 +20,7 @@
     │   ├── MppMissing        mpp_missing              no physical resolution
     │   ├── MppImplausible    mpp_implausible          outside 0.05-20 um/px
     │   ├── MppTooCoarse      mpp_too_coarse           asked-for mpp is finer than the slide has
+    │   ├── FeaturesInvalid   features_invalid         the encoder gave NaN, or more than float16 can hold
     │   ├── ReaderCrashed     reader_crashed           the reader process died
     │   ├── ReaderTimeout     reader_timeout           the reader process stopped answering
     │   └── ReaderMemory      reader_memory            the reader process wanted more than its cap
@@ -137,6 +138,10 @@ class MppImplausible(SlideError):
 
 class MppTooCoarse(SlideError):
     code = "mpp_too_coarse"
+
+
+class FeaturesInvalid(SlideError):
+    code = "features_invalid"
 
 
 class ReaderCrashed(SlideError):

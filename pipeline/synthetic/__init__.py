@@ -1,6 +1,6 @@
 """A synthetic cohort of H&E slides with known regions, diagnoses and survival: for demos, tests and benchmarks."""
 
-from .cohort import CohortRow, CohortSpec, write_cohort
+from .cohort import CohortRow, CohortSpec, Scan, write_cohort
 from .draw import DrawnSlide, draw
 from .recipe import DIAGNOSES, REGIONS, SlideRecipe, StainRecipe, recipe
 from .survival import Outcome, follow_up, true_risk
@@ -12,6 +12,7 @@ __all__ = [
     "CohortSpec",
     "DrawnSlide",
     "Outcome",
+    "Scan",
     "SlideRecipe",
     "StainRecipe",
     "draw",

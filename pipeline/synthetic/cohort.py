@@ -64,6 +64,7 @@ class CohortSpec:
 class CohortRow:
     """A line of cohort.csv."""
 
+    id: str
     slide: str  # path relative to the table
     patient: str
     diagnosis: str
@@ -71,7 +72,7 @@ class CohortRow:
     months: float  # to event or censoring
     event: int  # 1: observed
     true_risk: float  # log hazard ratio the times were drawn from; higher = earlier event
-    mpp: float  # um per level-0 pixel
+    scanner_mpp: float  # um per level-0 pixel, as the slide tells; not "mpp", which a run would take for an override
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,7 @@ def _complete(job: _Job) -> bool:
 def _row(job: _Job) -> CohortRow:
     outcome = follow_up(job.plan)
     return CohortRow(
+        id=job.name,
         slide=f"slides/{job.slide.name}",
         patient=f"P{job.name[1:]}",
         diagnosis=job.plan.diagnosis,
@@ -202,7 +204,7 @@ def _row(job: _Job) -> CohortRow:
         months=outcome.months,
         event=int(outcome.event),
         true_risk=outcome.true_risk,
-        mpp=job.plan.mpp,
+        scanner_mpp=job.plan.mpp,
     )
 
 

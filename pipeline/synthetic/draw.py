@@ -79,7 +79,7 @@ def _full_resolution(sheet: Sheet) -> tuple[Field, Field]:
     weave(sheet, haematoxylin, eosin)
     rng = sheet.rng("press")
     for nuclei in gather(sheet.nuclei):
-        press(haematoxylin, eosin, nuclei, sheet.frame.mpp, rng)
+        press((haematoxylin, eosin), nuclei, sheet.frame.mpp, rng)
     thick = upsample(thickness(sheet.plan, sheet.frame), factor)
     haematoxylin *= thick
     eosin *= thick

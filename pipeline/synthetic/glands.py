@@ -27,6 +27,7 @@ class _Crypts:
 
 
 def normal_glands(sheet: Sheet) -> None:
+    """Crypts evenly apart, cut across or a little aslant; plasma cells between them."""
     if GLAND not in sheet.share:
         return
     rng = sheet.rng("glands")

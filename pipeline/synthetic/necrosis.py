@@ -8,6 +8,7 @@ from .sheet import Sheet, any_angle
 
 
 def necrosis(sheet: Sheet) -> None:
+    """No cell borders are left: clots, small holes, clouds of dust."""
     if NECROSIS not in sheet.share:
         return
     rng = sheet.rng("necrosis")

@@ -43,6 +43,7 @@ def upsample(field: Field, factor: int) -> Field:
 
 
 def blur(field: Field, sigma: float) -> Field:
+    """Gaussian, `sigma` in px; channels of an (h, w, c) array each by itself."""
     return np.asarray(cv2.GaussianBlur(field, (0, 0), sigma), np.float32)
 
 

@@ -80,8 +80,9 @@ def gather(batches: list[Nuclei]) -> list[Nuclei]:
     ]
 
 
-def press(haematoxylin: Field, eosin: Field, nuclei: Nuclei, mpp: float, rng: np.random.Generator) -> None:
-    """Draw the nuclei into the two stain maps (H, W), in place; those that would reach beyond the maps are left out."""
+def press(maps: tuple[Field, Field], nuclei: Nuclei, mpp: float, rng: np.random.Generator) -> None:
+    """Draw the nuclei into the maps (H, W) of haematoxylin and eosin, in place; none that would reach beyond them."""
+    haematoxylin, eosin = maps
     kind = KINDS[nuclei.kind]
     # A small slide needs no full bank: about six nuclei share a stamp at the most.
     bank = [_turned(_paint(kind, mpp, rng)) for _ in range(min(kind.variants, 1 + len(nuclei.xy) // 6))]
