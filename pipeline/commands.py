@@ -126,7 +126,13 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
             status.update(f"looking at the slides: {len(planned)} of {len(entries)}")
         cost = estimate(planned, out, config)
     rows = [
-        (p.entry.name, p.state, p.tiles or "", f"{p.mpp:.4g}" if p.mpp else "", " ".join([p.reason, *p.warnings]))
+        (
+            p.entry.name,
+            p.state,
+            "" if p.state == PROBLEM else p.tiles,
+            f"{p.mpp:.4g}" if p.mpp else "",
+            " ".join([p.reason, *p.warnings]),
+        )
         for p in planned
     ]
     console.print(table("", ("slide", "state", "tiles", "mpp", "why, and what to know"), rows, right=("tiles", "mpp")))
@@ -209,9 +215,7 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
     show_scores(console, folder)
     for sentence in skipped:
         console.print(sentence, style="red")
-    console.print(
-        f"{done} slides in {duration(time.monotonic() - started)}; table: {out / 'zeroshot.csv'}"
-    )
+    console.print(f"{done} slides in {duration(time.monotonic() - started)}; table: {out / 'zeroshot.csv'}")
     return 0 if not skipped else 3 if done else 4
 
 
@@ -268,9 +272,7 @@ def doctor(out: Path, encoder: str) -> int:
     console, bad = open_console(), 0
     for finding in examine(out, encoder):
         sign = {True: "ok  ", False: "MEND", None: "    "}[finding.ok]
-        console.print(
-            f"{sign} {finding.what}: {finding.found}{'' if finding.ok else '  ' + finding.hint}".rstrip()
-        )
+        console.print(f"{sign} {finding.what}: {finding.found}{'' if finding.ok else '  ' + finding.hint}".rstrip())
         bad += finding.ok is False
     return 5 if bad else 0
 

@@ -26,25 +26,24 @@ class Finding:
 
 def examine(folder: Path, encoder: str = "plip") -> Iterator[Finding]:
     """All findings, quick ones first. `folder` is where output would go."""
-    for check in (
-        _python,
-        _packages,
-        _readers,
-        _device,
-        lambda: _disk(folder),
-        _shared_memory,
-        lambda: _weights(encoder),
-    ):
-        yield from _guarded(check)
+    yield from _guarded("python", _python)
+    yield from _guarded("packages", _packages)
+    yield from _guarded("openslide library", _readers)
+    yield from _guarded("device", _device)
+    yield from _guarded(f"disk at {folder}", lambda: _disk(folder))
+    yield from _guarded("memory for tiles", _shared_memory)
+    yield from _guarded(f"weights of {encoder}", lambda: _weights(encoder))
 
 
-def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _guarded(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
-    except (ToolkitError, ImportError, OSError, RuntimeError) as error:
-        hint = error.hint if isinstance(error, ToolkitError) else "Install the toolkit anew with its constraints.txt."
-        text = error.message if isinstance(error, ToolkitError) else f"{type(error).__name__}: {error}"
-        yield Finding(getattr(check, "__name__", "check").strip("_<>"), text, False, hint)
+    except ToolkitError as error:
+        yield Finding(what, error.message, False, error.hint)
+    except (ImportError, OSError, RuntimeError) as error:
+        yield Finding(
+            what, f"{type(error).__name__}: {error}", False, "Install the toolkit anew with its constraints.txt."
+        )
 
 
 def _python() -> Iterator[Finding]:

@@ -30,7 +30,7 @@ from pipeline.output import SlideFolder
 from pipeline.pictures import TileScores, write_heatmap, write_tile_geojson
 from pipeline.record import SlideRecord
 from tiling.grid import READ_FAILED
-from wsi.errors import GridDamaged
+from wsi.errors import EncoderMismatch, GridDamaged
 from wsi.identity import digest
 
 UNTRAINED = "The encoder's weights are random (--untrained): its scores mean nothing."
@@ -89,6 +89,11 @@ def score_slide(folder: SlideFolder, record: SlideRecord, scorer: Scorer, pictur
     if before is not None and before["key"] == key:
         return
     grid = FeatureGrid.open(folder.features / record.current)
+    if digest(grid.encoder) != scorer.encoder_digest:
+        raise EncoderMismatch(
+            f"{grid.path}: features of {grid.encoder.name} with other weights than the prompts' encoder has.",
+            hint="Run `wsi run` again with the encoder and weights you want.",
+        )
     bag = Bag.from_grid(grid)
     if not len(bag):
         return

@@ -77,7 +77,7 @@ def test_blank_tiles_give_finite_rows(encoder: Encoder) -> None:
 
 
 def test_a_row_depends_on_its_pixels_only(encoder: Encoder) -> None:
-    """Not on the batch it comes in, nor on the number of threads, nor on the memory layout."""
+    """Not on the batch it comes in, nor on the number of threads."""
     pixels = tiles(100)
     whole = encoder.encode_images(pixels)
     before = torch.get_num_threads()
@@ -89,11 +89,17 @@ def test_a_row_depends_on_its_pixels_only(encoder: Encoder) -> None:
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    backwards = np.ascontiguousarray(pixels[::-1])[::-1]
-    backwards.flags.writeable = False
-    assert np.array_equal(encoder.encode_images(backwards), whole)
     assert np.array_equal(encoder.encode_images(pixels[41:42]), whole[41:42])
     assert ROW_BLOCK % BLOCK == 0
+
+
+def test_any_memory_layout_will_do(encoder: Encoder) -> None:
+    """Strided, or not to be written to: a memory map's tiles are taken as they are."""
+    pixels = tiles(BLOCK, encoder.spec.input_px)
+    backwards, frozen = np.ascontiguousarray(pixels[::-1])[::-1], pixels.copy()
+    frozen.flags.writeable = False
+    for same in (backwards, frozen):
+        assert np.array_equal(encoder.encode_images(same), encoder.encode_images(pixels))
 
 
 def test_words_become_rows_or_are_refused(encoder: Encoder) -> None:
@@ -244,6 +250,18 @@ def test_random_weights_are_drawn_alike_and_said(tiny: Path) -> None:
     given = load_encoder(f"open_clip:local-dir:{tiny}", untrained=True, weights=tiny)
     assert first.spec == again.spec and first.spec.untrained and given.spec.untrained
     assert first.spec.weights_sha256 != given.spec.weights_sha256
+
+
+def test_auto_is_resolved_by_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from features.encoders import compute
+
+    assert compute.resolve("cpu", "auto") == compute.Compute(torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert compute.resolve("auto", "auto") == compute.Compute(torch.device("cuda"), dtype)
+    assert compute.resolve("cuda:1", "float32") == compute.Compute(torch.device("cuda:1"), torch.float32)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -1,4 +1,4 @@
-"""Settings: defaults, file, --set; unknown keys refused by name with the known ones; nothing lost on the way to TOML."""
+"""Settings: defaults, file, --set; unknown keys refused with the known ones; nothing lost on the way to TOML."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def test_an_interrupt_ends_with_130_and_can_be_continued(finished: Path, slides:
         (["zeroshot", "nowhere", "--prompts", "kather"], 2, "no run"),
         (["run", ".", "-o", "out", "--workers", "2", "--scheduler", "tcp://x"], 2, "exclude"),
         (["run", ".", "-o", "s.svs/out", "--encoder", "colour"], 5, "cannot be made"),
-        (["run", ".", "-o", "out", "--weights", "not-there"], 5, "weights"),
+        (["run", ".", "-o", "out", "--weights", "not-there"], 5, "no weight file"),
     ],
 )
 def test_mistakes_are_sentences_with_their_exit_code(tmp_path: Path, words: list[str], code: int, told: str) -> None:
