@@ -290,6 +290,7 @@ def test_lower_precision_is_kept_in_the_spec(tiny: Path, precision: str) -> None
         ("open_clip:ViT-B-32:laion3b", {}, UsageError, "laion2b"),
         ("open_clip:RN50:openai", {"weights": "w.bin"}, UsageError, "Leave one out"),
         ("open_clip:local-dir:/no/such/folder", {}, WeightsError, "open_clip_config.json"),
+        ("open_clip:hf-hub:a/b/c", {}, WeightsError, "a/b/c"),
         ("colour:pale", {}, UsageError, "no variants"),
         ("colour", {"weights": "w.bin"}, UsageError, "no weights"),
         ("colour", {"precision": "bfloat16"}, UsageError, "float32"),

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from features.encoders import hub, pull
 from features.encoders.weights import check_finite, load_strictly, read_tensors, tensors_sha256
-from wsi.errors import UsageError, WeightsError
+from wsi.errors import StorageError, UsageError, WeightsError
 from wsi.identity import file_sha256
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1.0, -1.0])}
@@ -216,6 +216,9 @@ def test_pull_refuses_what_it_cannot_do(fake_hub: FakeHub, tmp_path: Path) -> No
         pull("plip", tmp_path)
     with pytest.raises(WeightsError, match="no lab/other here"):
         pull("lab/other", tmp_path / "a")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot be written"):
+        pull("plip", tmp_path / "file" / "a")
     fake_hub.files = {"README.md": b""}
     with pytest.raises(WeightsError, match="has none of"):
         pull("plip", tmp_path / "a")

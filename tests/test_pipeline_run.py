@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,25 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from cli import wsi
 
 from features import FeatureGrid
 from pipeline import ledger
 from pipeline.synthetic import draw, recipe
 from wsi.svs import SvsSpec, write_svs
 
-HERE = Path(__file__).parent
 COLOUR = ["--encoder", "colour", "--set", "encoder.batch_size=32"]
-
-
-def wsi(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`wsi ...` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), **(env or {})},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +195,6 @@ def test_an_interrupt_ends_with_130_and_can_be_continued(finished: Path, slides:
 def test_mistakes_are_sentences_with_their_exit_code(tmp_path: Path, words: list[str], code: int, told: str) -> None:
     (tmp_path / "s.svs").write_bytes(b"any")
     (tmp_path / "one.toml").write_text('templates = ["{}"]\n[[classes]]\nname = "alone"\n')
-    env = {**os.environ, "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *words], cwd=tmp_path, capture_output=True, text=True, check=False, env=env
-    )
+    done = wsi(*words, cwd=tmp_path)
     assert done.returncode == code, done.stdout + done.stderr
     assert told in " ".join((done.stdout + done.stderr).split()) and "Traceback" not in done.stderr

@@ -126,10 +126,8 @@ def _strip(sharp: list[Plane], mpp: float, contrast: Contrast) -> tuple[Plane | 
     density, x, y = _hue_plane(light)
     grey = x * x + y * y < _GREY**2
     chroma = _most(broad) - _least(broad)
-    chroma[grey & (density > 0.1)] = 0  # thinner than that, the hue plane knows nothing
     texture, noise = _structure(light, mpp)
     chroma[(noise > _NOISY) & (chroma < 5 * noise)] = 0
-    texture[texture < 0.8 * noise] = 0  # tissue has 1.2 and more
     return (
         1 - _least(sharp),
         _least(light) <= 1 - contrast.darkness,

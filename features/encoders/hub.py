@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from features.encoders.request import first_line
-from wsi.errors import StorageError, UsageError, WeightsError
+from wsi.errors import NoSpace, StorageError, UsageError, WeightsError
 from wsi.identity import file_sha256
 
 WEIGHT_FILES = (  # a repository may hold the same weights in both libraries' naming: open_clip's first
@@ -51,8 +52,9 @@ def snapshot(repo: str, names: Sequence[str] = WEIGHT_FILES) -> Path:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    for name in names:
-        found = try_to_load_from_cache(repo, name)
+    with _reaching(repo):
+        cached = [try_to_load_from_cache(repo, name) for name in names]
+    for found in cached:
         if isinstance(found, str):
             return Path(found).parent
     return _download(repo, "main", names)
@@ -116,7 +118,8 @@ def pull(name: str, dest: Path) -> Path:
             _copy(folder, Path(staging) / "done", {"repo": repo, "revision": revision})
             (Path(staging) / "done").rename(dest)
     except OSError as error:
-        raise StorageError(f"{dest} cannot be written: {error}.", path=str(dest)) from error
+        kind = NoSpace if error.errno == errno.ENOSPC else StorageError
+        raise kind(f"{dest} cannot be written: {error}.", hint="Choose another place.", path=str(dest)) from error
     return dest
 
 

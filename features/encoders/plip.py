@@ -40,14 +40,8 @@ def load(request: EncoderRequest) -> TorchEncoder:
     refuse_argument("plip", request)
     chosen = compute.resolve(request.device, request.precision)
     model = openclip.new_clip(ARCHITECTURE)
-    mean, std = _MEAN, _STD
-    if request.untrained and request.weights is None:
-        sha256 = tensors_sha256(model.state_dict())
-    else:
-        path = hub.find(request.weights, REPO)
-        mean, std = check_preprocessing(path.parent)
-        sha256 = hub.checked_sha256(path)
-        fill(model, path)
+    path = None if request.untrained and request.weights is None else hub.find(request.weights, REPO)
+    mean, std = check_preprocessing(path.parent) if path else (_MEAN, _STD)
     spec = EncoderSpec(
         name="plip",
         dim=512,
@@ -56,7 +50,7 @@ def load(request: EncoderRequest) -> TorchEncoder:
         std=std,
         interpolation="bicubic",
         normalised=False,
-        weights_sha256=sha256,
+        weights_sha256=fill(model, path) if path else tensors_sha256(model.state_dict()),
         precision=chosen.precision,
         has_text=True,
         untrained=request.untrained,
@@ -64,8 +58,9 @@ def load(request: EncoderRequest) -> TorchEncoder:
     return openclip.clip_encoder(model, openclip.bpe_tokenizer(77), spec, chosen)
 
 
-def fill(model: torch.nn.Module, path: Path) -> None:
-    """Loads a file in either naming into the network, converted and strictly. Raises WeightsError."""
+def fill(model: torch.nn.Module, path: Path) -> str:
+    """Loads a file in either naming, converted and strictly; gives the file's SHA-256. Raises WeightsError."""
+    sha256 = hub.checked_sha256(path)
     tensors = read_tensors(path)
     if hf_clip.is_hf(tensors):
         hf_clip.check_config(path.parent)
@@ -73,6 +68,7 @@ def fill(model: torch.nn.Module, path: Path) -> None:
     else:
         _check_open_clip_config(path.parent)
     load_strictly(model, tensors, path)
+    return sha256
 
 
 def _check_open_clip_config(folder: Path) -> None:

@@ -1,0 +1,16 @@
+"""Running `wsi` in a process of its own, as users do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1"}
+
+
+def wsi(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`wsi words...`, without a network."""
+    command = [sys.executable, "-m", "pipeline", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENV, cwd=cwd)
