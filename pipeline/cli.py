@@ -84,14 +84,14 @@ def run(
     scheduler: Annotated[str, typer.Option(help="Address of a Dask scheduler to work on.", show_default=False)] = "",
 ) -> None:
     """Tile, encode, score and report every slide. Repeat the same command to continue after any interruption."""
-    from pipeline import commands
+    from pipeline.commands import running, wishes
 
     flags: dict[str, object] = {"device": device, "reader.timeout_s": slide_timeout, "zeroshot.prompts": prompts}
     flags |= {"encoder.name": encoder, "encoder.weights": weights, "encoder.untrained": untrained or None}
-    wanted = commands.configured(config, settings, flags)
-    commands.check_apart(slides, out)
-    entries = commands.chosen_slides(slides, manifest, mpp, limit)
-    raise typer.Exit(commands.run(entries, out, wanted, commands.executor(workers, scheduler)))
+    wanted = wishes.configured(config, settings, flags)
+    wishes.check_apart(slides, out)
+    entries = wishes.chosen_slides(slides, manifest, mpp, limit)
+    raise typer.Exit(running.run(entries, out, wanted, wishes.executor(workers, scheduler)))
 
 
 @app.command()
@@ -108,12 +108,12 @@ def plan(
     device: Device = None,
 ) -> None:
     """What a run would do: slides, tiles, bytes, minutes, what is cached, what is wrong. Nothing is written."""
-    from pipeline import commands
+    from pipeline.commands import looking, wishes
 
-    wanted = commands.configured(
+    wanted = wishes.configured(
         config, settings, {"encoder.name": encoder, "encoder.weights": weights, "device": device}
     )
-    raise typer.Exit(commands.plan(commands.chosen_slides(slides, manifest, mpp, limit), out, wanted))
+    raise typer.Exit(looking.plan(wishes.chosen_slides(slides, manifest, mpp, limit), out, wanted))
 
 
 @app.command()
@@ -123,9 +123,9 @@ def info(
     reader: Annotated[str, typer.Option(help="auto, openslide, tiffslide, image or package.module:callable.")] = "auto",
 ) -> None:
     """What a slide is: size, levels, mpp and where it came from, vendor, reader."""
-    from pipeline import commands
+    from pipeline.commands import looking
 
-    raise typer.Exit(commands.info(slides, mpp, reader))
+    raise typer.Exit(looking.info(slides, mpp, reader))
 
 
 @app.command()
@@ -135,9 +135,9 @@ def zeroshot(
     settings: Set = None,
 ) -> None:
     """New prompts over the features that are there; no slide is opened."""
-    from pipeline import commands
+    from pipeline.commands import results
 
-    raise typer.Exit(commands.zeroshot(out, prompts, settings))
+    raise typer.Exit(results.zeroshot(out, prompts, settings))
 
 
 @app.command()
@@ -157,25 +157,25 @@ def heatmap(
     ] = None,
 ) -> None:
     """Heatmaps of tile scores (PNG on the thumbnail, GeoJSON for QuPath) from cached features."""
-    from pipeline import commands
+    from pipeline.commands import results
 
-    raise typer.Exit(commands.heatmap(out, of, head, slide))
+    raise typer.Exit(results.heatmap(out, of, head, slide))
 
 
 @app.command()
 def report(out: OutArgument) -> None:
     """Write OUT/report.html anew from what is there."""
-    from pipeline import commands
+    from pipeline.commands import results
 
-    raise typer.Exit(commands.report(out))
+    raise typer.Exit(results.report(out))
 
 
 @app.command()
 def config(config: Config = None, settings: Set = None) -> None:
     """Print all settings in force as TOML, ready to be saved as run.toml."""
-    from pipeline import commands
+    from pipeline.commands import machine
 
-    commands.show_config(config, settings)
+    machine.show_config(config, settings)
 
 
 @app.command()
@@ -184,9 +184,9 @@ def doctor(
     encoder: EncoderName = None,
 ) -> None:
     """Check this machine: packages, readers, device, disk, weights."""
-    from pipeline import commands
+    from pipeline.commands import machine
 
-    raise typer.Exit(commands.doctor(out, encoder or "plip"))
+    raise typer.Exit(machine.doctor(out, encoder or "plip"))
 
 
 @app.command()
@@ -197,17 +197,17 @@ def demo(
     workers: Annotated[int, typer.Option(min=0, help="Local worker processes.")] = 0,
 ) -> None:
     """The whole way on slides it draws itself: no slides, no weights, no network needed."""
-    from pipeline import commands
+    from pipeline.commands import running
 
-    raise typer.Exit(commands.demo(out, slides, seed, workers))
+    raise typer.Exit(running.demo(out, slides, seed, workers))
 
 
 @models.command("list")
 def models_list() -> None:
     """Encoders by name, and the shipped prompt sets."""
-    from pipeline import commands
+    from pipeline.commands import machine
 
-    commands.models_list()
+    machine.models_list()
 
 
 @models.command("pull")
@@ -216,9 +216,9 @@ def models_pull(
     to: Annotated[Path, typer.Option(help="Folder for the weights; give it to --weights later.", show_default=False)],
 ) -> None:
     """Fetch weights on a machine with internet, to carry them to one without."""
-    from pipeline import commands
+    from pipeline.commands import machine
 
-    commands.models_pull(name, to)
+    machine.models_pull(name, to)
 
 
 def main() -> NoReturn:

@@ -29,7 +29,7 @@ HOMES = {
     "dask": ("pipeline/executor.py",),
     "distributed": ("pipeline/executor.py",),
     "matplotlib": ("pipeline/heatmap.py",),
-    "rich": ("pipeline/console.py", "pipeline/commands.py", "pipeline/demo.py"),
+    "rich": ("pipeline/console.py", "pipeline/commands/", "pipeline/demo.py"),
     "typer": ("pipeline/cli.py",),
     "pydantic": ("pipeline/config.py",),
     "jinja2": ("pipeline/report.py",),

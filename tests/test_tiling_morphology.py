@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from skimage.morphology import dilation, disk, erosion, remove_small_holes, remove_small_objects
 
-from tiling.morphology import closed, grown, opened, shrunk, strips, trimmed, without_holes, without_specks
+from tiling.morphology import closed, grown, holes, opened, pieces, shrunk, strips, trimmed
 
 Mask = NDArray[np.bool_]
 
@@ -53,32 +53,36 @@ def test_closing_never_takes_away_and_opening_never_adds():
     assert (opened(blobs(), 3) <= blobs()).all()
 
 
-def test_holes_and_specks_by_area():
+def test_holes_and_pieces_by_area():
     framed = np.pad(blobs(), 1, constant_values=True)  # so that every hole is one
-    expected = remove_small_holes(framed, max_size=60, connectivity=1)
-    np.testing.assert_array_equal(without_holes(framed, 60), expected)
-    expected = remove_small_objects(blobs(), max_size=59, connectivity=2)
-    np.testing.assert_array_equal(without_specks(blobs(), 60), expected)
+    found = holes(framed)
+    filled = framed | found.chosen(found.area <= 60)
+    np.testing.assert_array_equal(filled, remove_small_holes(framed, max_size=60, connectivity=1))
+    found = pieces(blobs())
+    kept = found.chosen(found.area >= 60)
+    np.testing.assert_array_equal(kept, remove_small_objects(blobs(), max_size=59, connectivity=2))
 
 
 def test_what_is_open_to_the_frame_is_no_hole():
     mask = np.ones((9, 9), bool)
     mask[0:2, 4] = mask[5, 5] = False
-    expected = np.ones((9, 9), bool)
-    expected[0:2, 4] = False
-    np.testing.assert_array_equal(without_holes(mask, 10), expected)
+    found = holes(mask)
+    assert np.argwhere(found.chosen(found.area < 10)).tolist() == [[5, 5]]
 
 
-def test_holes_and_specks_need_their_witness():
+def test_shares_by_hand():
     mask = np.zeros((10, 30), bool)
     mask[1:9, 1:9] = mask[1:9, 11:19] = True
     mask[3:5, 3:5] = mask[3:5, 13:15] = False
     witness = np.zeros_like(mask)
-    witness[3, 3] = witness[1, 11:17] = True  # 1 of 4 px of the first hole; 6 of 60 px of the second piece
-    assert without_holes(mask, 4, witness, 0.25)[3:5, 3:5].all()
-    assert not without_holes(mask, 4, witness, 0.25)[3:5, 13:15].any()
-    np.testing.assert_array_equal(without_specks(mask, 1, witness, 0.1).any(axis=0)[[5, 15]], [False, True])
-    assert not without_specks(mask, 1, witness, 0.11).any()
+    witness[3, 3] = witness[1, 11:17] = True  # 1 of 4 px of the first hole, 6 of 60 px of the second piece
+    assert sorted(holes(mask).share(witness)[-2:].tolist()) == [0.0, 0.25]
+    assert pieces(mask).share(witness).tolist() == [0.0, 0.0, 0.1]
+
+
+def test_nothing_else_is_ever_chosen():
+    found = pieces(blobs())
+    np.testing.assert_array_equal(found.chosen(np.ones(len(found.area), bool)), blobs())
 
 
 def test_a_smeared_edge_is_cut_back_to_where_half_of_it_is_left():

@@ -57,7 +57,7 @@ class Child:
                 send(self.outbox, {"error": self._out_of_memory().as_record()})
             except BrokenPipeError:
                 return
-            except Exception:
+            except Exception:  # the supervisor raises it again, with this traceback
                 send(self.outbox, {"bug": traceback.format_exc()})
 
     def do_open(self, request: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""Shapes of a mask: grown, closed, opened, holes filled, specks dropped. Radii and areas are in pixels of the mask."""
+"""Shapes of a mask: grown, closed, opened, trimmed; its pieces and holes. Radii and areas are in pixels of the mask."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,42 +45,44 @@ def opened(mask: Bools, radius: float) -> Bools:
     return grown(shrunk(mask, radius), radius)
 
 
-def without_holes(mask: Bools, area: float, witness: Bools | None = None, share: float = 0.0) -> Bools:
-    """Holes of at most this area filled, if at least a share of each is in `witness`.
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """Connected parts of a mask. Label 0 is everything else; it has no area and is never chosen."""
 
-    What is open to the frame is no hole.
-    """
-    height, width = mask.shape
-    labels, stats = _components(~mask, 4)
-    left, top, w, h, size = stats.T
-    reaches_frame = (left == 0) | (top == 0) | (left + w == width) | (top + h == height)
-    hole = (size <= area) & ~reaches_frame & _attested(labels, size, witness, share)
-    hole[0] = False  # label 0 is the mask itself
-    return mask | hole[labels]
+    labels: NDArray[np.int32]  # (h, w)
+    area: NDArray[np.int32]  # (n,) pixels of each label
+
+    def share(self, witness: Bools) -> NDArray[np.float64]:
+        """(n,) share of each part that is also in `witness`."""
+        seen = np.bincount(self.labels[witness], minlength=len(self.area))
+        return np.divide(seen, self.area, out=np.zeros(len(seen)), where=self.area > 0)
+
+    def chosen(self, which: Bools) -> Bools:
+        """(h, w) the pixels of the parts for which `which` (n,) is True."""
+        return np.asarray((which & (self.area > 0))[self.labels])
 
 
-def without_specks(mask: Bools, area: float, witness: Bools | None = None, share: float = 0.0) -> Bools:
-    """Pieces of at least this area, if at least a share of each is in `witness`."""
+def pieces(mask: Bools) -> Parts:
+    """What hangs together, corners included."""
     labels, stats = _components(mask, 8)
-    size = stats[:, 4]
-    kept = (size >= area) & _attested(labels, size, witness, share)
-    kept[0] = False  # label 0 is the outside
-    return kept[labels]
+    return Parts(labels, stats[:, 4])
+
+
+def holes(mask: Bools) -> Parts:
+    """What the mask encloses. What is open to the frame is no hole."""
+    labels, stats = _components(~mask, 4)
+    left, top, width, height, area = stats.T
+    closed_in = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
+    return Parts(labels, np.where(closed_in, area, 0))
 
 
 def _components(mask: Bools, connectivity: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Labels (h, w), 0 outside the mask, and for each label left, top, width, height and area."""
+    """Labels (h, w), 0 outside the mask, and for each label left, top, width, height and area (0 for label 0)."""
     import cv2
 
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=connectivity)
+    stats[0, 4] = 0
     return np.asarray(labels, np.int32), np.asarray(stats, np.int32)
-
-
-def _attested(labels: NDArray[np.int32], size: NDArray[np.int32], witness: Bools | None, share: float) -> Bools:
-    """(labels,) True where at least a share of a component's pixels is in `witness`, or none is asked."""
-    if witness is None:
-        return np.ones(len(size), np.bool_)
-    return np.asarray(np.bincount(labels[witness], minlength=len(size)) >= share * size)
 
 
 def trimmed(mask: Bools, weight: NDArray[np.float32], rim: float, window: float) -> Bools:

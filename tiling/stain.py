@@ -27,7 +27,6 @@ _FAINT_UM = 120.0  # side of the square over which faint tissue is judged: a fat
 _REACH_UM = 170.0  # how far a pixel's surroundings matter, all of the above together: overlap of the strips
 _GLASS_SAMPLE = 10_000_000  # values of an overview from which every other, third, ... pixel is enough to know the glass
 
-_EDGE_CAP = 0.06  # one edge, however hard, must not make its surroundings textured
 _FAINT_SHARES = 0.45, 0.3  # of the contrast in chroma and in texture that do when both are met over a wide square
 _NOISY = 0.02  # own noise of a channel above that of any slide's overview: there, hue must stand out of it
 _GREY = 0.12  # distance from the centre of the hue plane below which there is no hue; stains lie beyond 0.2
@@ -123,8 +122,6 @@ def _strip(sharp: list[Plane], mpp: float, contrast: Contrast) -> tuple[Plane | 
     """The fields of `Looks`, in their order."""
     light = [_blur(channel, _FINE_UM / mpp) for channel in sharp]
     broad = [_mean(channel, _COLOUR_UM / mpp) for channel in light]
-    density, x, y = _hue_plane(light)
-    grey = x * x + y * y < _GREY**2
     chroma = _most(broad) - _least(broad)
     texture, noise = _structure(light, mpp)
     chroma[(noise > _NOISY) & (chroma < 5 * noise)] = 0
@@ -134,7 +131,7 @@ def _strip(sharp: list[Plane], mpp: float, contrast: Contrast) -> tuple[Plane | 
         chroma >= contrast.chroma,
         texture >= contrast.texture,
         _is_faint(chroma, texture, mpp, contrast),
-        *_inks(density, x, y, grey),
+        *_inks(*_hue_plane(light)),
     )
 
 
@@ -145,8 +142,6 @@ def _structure(light: list[Plane], mpp: float) -> tuple[Plane, Plane]:
     mean variance is S/3 + N/3.
     """
     fine = [c - _blur(c, max(1.0, _COARSE_UM / mpp)) for c in light]
-    for plane in fine:
-        np.clip(plane, -_EDGE_CAP, _EDGE_CAP, out=plane)
     mean = (fine[0] + fine[1] + fine[2]) / 3
     for plane in fine:
         np.square(plane, out=plane)
@@ -174,16 +169,16 @@ def _is_faint(chroma: Plane, texture: Plane, mpp: float, contrast: Contrast) -> 
     return found
 
 
-def _inks(density: Plane, x: Plane, y: Plane, grey: Bools) -> tuple[Bools, Bools]:
+def _inks(density: Plane, x: Plane, y: Plane) -> tuple[Bools, Bools]:
     """Where a marker may be, and where nothing else can be: black, green, blue and red.
 
     Over tissue and glass of H&E and IHC slides x stays below 0.2 where density passes 0.3, and y above 0.3 where x is
-    below -0.6. Haematoxylin alone comes to x = 0.4, but hardly to a density of 0.3; a fold comes to a density of 1.
+    below -0.6. Haematoxylin alone comes to x = 0.4, but hardly to a density of 0.3.
     """
     blue = ((x > 0.3) & (density > 0.12)) | ((x > 0.15) & (density > 0.4))
     green = (x > 0.2) & (y < -0.1) & (density > 0.06)
     red = (x < -0.6) & (np.abs(y) < 0.22) & (density > 0.15)
-    black = (grey & (density > 0.2)) | (density > 1.0)
+    black = (x * x + y * y < _GREY**2) & (density > 0.2)
     dense = (black & (density > 0.45)) | (green & (density > 0.2)) | (blue & (density > 0.3)) | (red & (density > 0.35))
     return blue | green | red | black, dense
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tiling.grid import TissueMask
-from tiling.morphology import Bools, closed, grown, opened, shrunk, trimmed, without_holes, without_specks
+from tiling.morphology import Bools, closed, grown, holes, opened, pieces, shrunk, trimmed
 from tiling.stain import RGB, Contrast, Looks, extremes, looks
 from wsi.geometry import round_px
 
@@ -132,15 +132,25 @@ def _stained(rgb: RGB, mpp: float, config: TissueConfig) -> Bools:
     sure = seen.dark & (seen.coloured | seen.textured) & clear
     sure |= grown(sure, _COLOUR_RIM_UM / mpp) & seen.dark & clear
     body = closed(_with_faint(sure, seen.faint & clear, mpp, config), config.close_um / mpp)
-    lattice = without_holes(body, _LATTICE_HOLES * config.max_hole_um2 / mpp**2, seen.dark & clear, _LATTICE_SHARE)
-    whole = without_holes(lattice, config.max_hole_um2 / mpp**2)
-    cut = opened(trimmed(whole, seen.darkness, _EDGE_UM / mpp, _NEARBY_UM / mpp), _STRAND_UM / 2 / mpp)
-    return without_specks(cut, config.min_piece_um2 / mpp**2, seen.coloured & sure, config.min_coloured)
+    body = _filled(body, seen.dark & clear, mpp, config)
+    body = trimmed(body, seen.darkness, _EDGE_UM / mpp, _NEARBY_UM / mpp)
+    found = pieces(opened(body, _STRAND_UM / 2 / mpp))
+    large = found.area >= config.min_piece_um2 / mpp**2
+    return found.chosen(large & (found.share(seen.coloured & sure) >= config.min_coloured))
 
 
 def _ink(seen: Looks) -> Bools:
     """Strokes of ink, told from tissue of a near hue by how much of each is dense."""
-    return without_specks(seen.ink, 0, seen.dense_ink, _DENSE_SHARE)
+    strokes = pieces(seen.ink)
+    return strokes.chosen(strokes.share(seen.dense_ink) >= _DENSE_SHARE)
+
+
+def _filled(body: Bools, dark: Bools, mpp: float, config: TissueConfig) -> Bools:
+    """Small holes filled, and larger ones that membranes run through."""
+    found = holes(body)
+    area = found.area * mpp**2
+    fat = (area <= _LATTICE_HOLES * config.max_hole_um2) & (found.share(dark) >= _LATTICE_SHARE)
+    return body | found.chosen(fat | (area <= config.max_hole_um2))
 
 
 def _with_faint(sure: Bools, faint: Bools, mpp: float, config: TissueConfig) -> Bools:
@@ -155,5 +165,6 @@ def _glowing(rgb: RGB, mpp: float, config: TissueConfig) -> Bools:
 
     glow = cv2.GaussianBlur(extremes(rgb)[1].astype(np.float32) / 255, (0, 0), max(0.3, _GLOW_UM / mpp))
     lit = glow >= float(np.percentile(glow, 20)) + config.darkness
-    whole = without_holes(closed(lit, config.close_um / mpp), config.max_hole_um2 / mpp**2)
-    return without_specks(whole, config.min_piece_um2 / mpp**2)
+    body = closed(lit, config.close_um / mpp)
+    found = pieces(_filled(body, np.zeros_like(lit), mpp, config))
+    return found.chosen(found.area >= config.min_piece_um2 / mpp**2)

@@ -1,0 +1,93 @@
+"""`wsi zeroshot`, `wsi heatmap`, `wsi report`: more from the features that are there."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.config import load_config, setting
+from pipeline.console import duration, open_console, table
+from pipeline.output import OutputFolder
+from wsi.errors import UsageError
+
+
+def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
+    """`wsi zeroshot`: new words over the features that are there."""
+    from heads import load_prompts
+    from pipeline.rescore import rescore
+    from pipeline.tables import write_tables
+
+    console, folder = open_console(), OutputFolder(out).existing()
+    config = load_config(folder.config, [*(settings or []), setting("zeroshot.prompts", prompts)])
+    started = time.monotonic()
+    done, skipped = rescore(folder, config, load_prompts(prompts))
+    write_tables(folder)
+    write_quietly(folder)
+    show_scores(console, folder)
+    for sentence in skipped:
+        console.print(sentence, style="red")
+    console.print(f"{done} slides in {duration(time.monotonic() - started)}; table: {out / 'zeroshot.csv'}")
+    return 0 if not skipped else 3 if done else 4
+
+
+def heatmap(out: Path, of: str, head: Path | None, slides: list[str] | None) -> int:
+    """`wsi heatmap`: the maps of a class or of a head's attention."""
+    from pipeline.rescore import draw_attention, draw_class
+
+    console, folder = open_console(), OutputFolder(out).existing()
+    config = load_config(folder.config)
+    wanted = _wanted_slides(folder, slides)
+    made = draw_attention(wanted, head) if head else draw_class(wanted, config, of)
+    count = 0
+    for path in made:
+        console.print(str(path))
+        count += 1
+    if not count:
+        raise UsageError(f"{out}: there is nothing to draw.", hint="Run `wsi run` or `wsi zeroshot` first.")
+    return 0
+
+
+def _wanted_slides(folder: OutputFolder, ids: list[str] | None) -> list[Any]:
+    found = {f.id: f for f in folder.slides()}
+    unknown = [i for i in ids or () if i not in found]
+    if unknown:
+        raise UsageError(
+            f"{folder.path}: no finished slide {', '.join(unknown)}.", hint=f"There are: {', '.join(found)}."
+        )
+    return [found[i] for i in ids] if ids else list(found.values())
+
+
+def report(out: Path) -> int:
+    """`wsi report`; tile pictures that are missing are cut from the slides."""
+    from pipeline.reporting import make_report
+    from tiling.supervised import ReaderProcess
+
+    folder = OutputFolder(out).existing()
+    with ReaderProcess(load_config(folder.config).reader) as reader:
+        make_report(folder, reader)
+    open_console().print(f"report: {folder.report}")
+    return 0
+
+
+def write_quietly(folder: OutputFolder) -> None:
+    """The report from what is in the folder; no slide is opened."""
+    from pipeline.reporting import make_report
+
+    make_report(folder)
+
+
+def show_scores(console: Console, folder: OutputFolder) -> None:
+    """The zero-shot table, if anything was scored."""
+    scored = [(f.id, z) for f in folder.slides() if (z := f.zeroshot()) is not None]
+    if not scored:
+        return
+    rows = []
+    for slide_id, found in scored:
+        p = dict(zip(found["classes"], found["pooled"][found["label_pooling"]]["p"], strict=False))
+        label = found["label"] or "none shown"
+        rows.append((slide_id, found["tiles"], label, f"{p[label]:.2f}" if label in p else ""))
+    title = f"zero-shot, prompts: {scored[0][1]['prompts']} (research use only, not a diagnosis)"
+    console.print(table(title, ("slide", "tiles", "label", "p"), rows, right=("tiles", "p")))

@@ -1,0 +1,78 @@
+"""`wsi run` and `wsi demo`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline import ledger
+from pipeline.commands import wishes
+from pipeline.commands.results import show_scores, write_quietly
+from pipeline.config import RunConfig
+from pipeline.console import RunConsole, open_console, summary
+from pipeline.executor import Executor
+from pipeline.manifest import SlideEntry
+from pipeline.output import OutputFolder
+from wsi.errors import UsageError
+
+INTERRUPTED = 130
+
+
+def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor) -> int:
+    """`wsi run`. Returns the exit code."""
+    from pipeline.run import Run
+    from pipeline.stages import encoder_for
+    from pipeline.zeroshot import default_prompts
+
+    console, folder = open_console(), OutputFolder(out)
+    folder.prepare()
+    prompts = default_prompts(config.zeroshot.prompts, config.encoder.name)
+    if not encoder_for(config).spec.has_text:
+        refuse_prompts(config)
+        prompts = None
+    job = Run(tuple(entries), folder, config, prompts)
+    started = time.monotonic()
+    try:
+        with terminable(), RunConsole(console, len(entries)) as watcher:
+            outcomes = job.outcomes(where, watcher)
+    except KeyboardInterrupt:
+        console.print("Interrupted. What is finished is kept: the same command continues.")
+        return INTERRUPTED
+    write_quietly(folder)
+    show_scores(console, folder)
+    console.print(summary(outcomes, time.monotonic() - started))
+    console.print(f"report: {folder.report}")
+    return ledger.exit_code(outcomes)
+
+
+def refuse_prompts(config: RunConfig) -> None:
+    """For an encoder without a text tower: nothing is scored, and a wish for prompts is refused."""
+    if config.zeroshot.prompts not in ("", "none"):
+        raise UsageError(
+            f"The encoder {config.encoder.name} knows no words, so it cannot be asked for {config.zeroshot.prompts}.",
+            hint="Leave --prompts out, or choose an encoder with a text tower, such as plip.",
+        )
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM, as schedulers send it, ends a run the way Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def demo(out: Path, slides: int, seed: int, workers: int) -> int:
+    """`wsi demo`."""
+    from pipeline.demo import run_demo
+
+    return run_demo(open_console(), out, slides, seed, wishes.executor(workers, ""))

@@ -1,0 +1,38 @@
+"""From options to plain values: settings, slides, and where to work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig, load_config, setting
+from pipeline.executor import DaskExecutor, Executor, SerialExecutor
+from pipeline.manifest import SlideEntry, entries_from
+from wsi.errors import UsageError
+
+
+def configured(path: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> RunConfig:
+    """Defaults, file, --set, then the command's own flags, each over the one before."""
+
+    said = [setting(key, value) for key, value in flags.items() if value is not None]
+    return load_config(path, [*(settings or []), *said])
+
+
+def chosen_slides(
+    slides: list[Path] | None, manifest: Path | None, mpp: float | None, limit: int | None
+) -> list[SlideEntry]:
+    if not slides and manifest is None:
+        raise UsageError("There are no slides to work on.", hint="Give a folder, files, or --manifest slides.csv.")
+    return entries_from(slides or [], manifest, mpp)[:limit]
+
+
+def check_apart(slides: list[Path] | None, out: Path) -> None:
+    """Results among the slides would be taken for slides the next time. Raises UsageError."""
+    if any(given.is_dir() and given.resolve() == out.resolve() for given in slides or ()):
+        raise UsageError(f"{out}: is the folder of the slides.", hint="Choose another output folder with -o.")
+
+
+def executor(workers: int, scheduler: str) -> Executor:
+    if workers and scheduler:
+        raise UsageError("--workers and --scheduler exclude each other.", hint="Give one of them.")
+    return DaskExecutor(workers=workers, scheduler=scheduler) if workers or scheduler else SerialExecutor()
