@@ -51,7 +51,7 @@ def extract(
     grid = TileGrid.over(slide, detect_tissue(slide, tissue_config), tile_spec)
     header = GridHeader.of(slide, grid, encoder.spec, tissue=tissue_config)
     path = grid_path(Path(dest), header)
-    if (ready := _finished(path, header, grid)) is not None:
+    if (ready := finished_grid(path, header, grid)) is not None:
         clear_leftovers(path)
         return ready
     writer = GridWriter(path, header, grid)
@@ -67,7 +67,7 @@ def whole_blocks(batch_size: int) -> int:
     return max(1, -(-batch_size // ROW_BLOCK)) * ROW_BLOCK
 
 
-def _finished(path: Path, header: GridHeader, grid: TileGrid) -> FeatureGrid | None:
+def finished_grid(path: Path, header: GridHeader, grid: TileGrid) -> FeatureGrid | None:
     """The grid at `path` if it is as it was written and of the same making, else None."""
     try:
         found = FeatureGrid.open(path)

@@ -29,7 +29,7 @@ class EncoderSpec:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Pixels or words to vectors of one space. Not thread-safe; one per process and device."""
+    """Pixels or words to vectors of one space. One per process and device; calls from several threads take turns."""
 
     spec: EncoderSpec
     logit_scale: float  # natural log of the temperature's inverse: p = softmax(exp(logit_scale) * cosine)

@@ -29,12 +29,20 @@ class EncoderConfig:
     batch_size: int = 64  # tiles per forward pass; rounded up to a multiple of 32
     dtype: str = "float16"  # of the stored features: float16 or float32
 
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float16", "float32"):
+            raise ValueError(f"dtype is float16 or float32, not {self.dtype!r}")
+        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"precision is auto, float32, bfloat16 or float16, not {self.precision!r}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, not {self.batch_size}")
+
 
 @dataclass(frozen=True, slots=True)
 class ZeroShotConfig:
     """How tiles' similarities to prompts become a slide's scores."""
 
-    prompts: str = ""  # a shipped set (`wsi models prompts`) or a file; empty: the set that goes with the encoder
+    prompts: str = ""  # a shipped set (`wsi models list`) or a file; empty: the set that goes with the encoder
     top_k: tuple[int, ...] = (1, 5, 10, 50, 100)  # as in MI-Zero and CONCH
     label_k: int = 10  # the K whose scores give the label shown; the table has all of them
     smooth: bool = False  # average each tile's scores with its 8 lattice neighbours first
@@ -42,6 +50,10 @@ class ZeroShotConfig:
     seed: int = 0  # of those draws
 
     def __post_init__(self) -> None:
+        if not self.top_k or len(set(self.top_k)) < len(self.top_k) or min(self.top_k) < 1 or self.draws < 0:
+            raise ValueError(
+                f"top_k holds different numbers of at least 1, draws is 0 or more: {list(self.top_k)}, {self.draws}"
+            )
         if self.label_k not in self.top_k:
             raise ValueError(f"label_k = {self.label_k} must be one of top_k = {list(self.top_k)}")
 
@@ -53,6 +65,10 @@ class PictureConfig:
     thumbnail_px: int = 1024  # longer side
     top_tiles: int = 6  # tiles shown at each end of the tumour (or label) score
     geojson_top: int = 20_000  # at most so many tiles in a GeoJSON file: QuPath slows down beyond
+
+    def __post_init__(self) -> None:
+        if self.thumbnail_px < 64 or self.top_tiles < 0 or self.geojson_top < 1:
+            raise ValueError("thumbnail_px is at least 64, top_tiles 0 or more, geojson_top at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from tiling.grid import TileGrid
 from tiling.supervised import ReaderProcess
 
 
-def crop_path(folder: SlideFolder, grid: TileGrid, cell: int) -> Path:
-    """Where a tile's picture is kept: `tiles/x_y_span.jpg`, in level-0 px."""
+def crop_path(folder: SlideFolder, record: SlideRecord, grid: TileGrid, cell: int) -> Path:
+    """Where a tile's picture is kept: `tiles/x_y_span-<slide file>.jpg`, in level-0 px."""
     region = grid.region(cell)
-    return folder.path / "tiles" / f"{region.x}_{region.y}_{region.width}.jpg"
+    return folder.path / "tiles" / f"{region.x}_{region.y}_{region.width}-{record.facts.fingerprint[:8]}.jpg"
 
 
 def shown_cells(zeroshot: dict[str, Any] | None) -> list[int]:
@@ -24,15 +24,12 @@ def shown_cells(zeroshot: dict[str, Any] | None) -> list[int]:
     return [int(t["cell"]) for end in ("top", "bottom") for t in shown.get(end, [])]
 
 
-def missing_crops(folder: SlideFolder, grid: TileGrid) -> list[int]:
-    return [c for c in shown_cells(folder.zeroshot()) if not crop_path(folder, grid, c).exists()]
-
-
 def cut_crops(folder: SlideFolder, record: SlideRecord, grid: TileGrid, reader: ReaderProcess) -> None:
     """Cuts what is missing; opens the slide only if something is. Raises the slide's SlideError."""
-    cells = missing_crops(folder, grid)
+    shown = shown_cells(folder.zeroshot())
+    cells = [cell for cell in shown if not crop_path(folder, record, grid, cell).exists()]
     if not cells:
         return
-    reader.open(record.facts.path, record.given_mpp)
+    reader.open(record.facts.path, record.manifest_mpp, record.fallback_mpp)
     for cell, pixels in zip(cells, reader.crops([grid.region(c) for c in cells], grid.spec.size_px), strict=True):
-        write_image(crop_path(folder, grid, cell), pixels)
+        write_image(crop_path(folder, record, grid, cell), pixels)

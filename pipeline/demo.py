@@ -21,14 +21,15 @@ from pipeline.console import RunConsole, duration, summary, table
 from pipeline.executor import Executor
 from pipeline.manifest import entries_from
 from pipeline.output import OutputFolder
-from pipeline.pictures import read_values, write_heatmap
+from pipeline.pictures import read_image, read_values, write_heatmap
 from pipeline.record import SlideRecord
 from pipeline.reporting import make_report
 from pipeline.rescore import attention_map
 from pipeline.run import Run
 from pipeline.synthetic import REGIONS, CohortSpec, write_cohort
-from pipeline.zeroshot import default_prompts
-from tiling.grid import TileGrid
+from pipeline.zeroshot import current_scores, default_prompts
+from tiling.grid import TileGrid, TissueMask
+from wsi.errors import UsageError
 
 TUMOUR = tuple(REGIONS.index(name) for name in ("adenocarcinoma", "squamous carcinoma"))
 LABEL_OF = {"benign": "normal glands"}  # what the prompts call a benign slide; tumours go by their own names
@@ -40,15 +41,17 @@ class Answers:
     """What the run says and what was drawn."""
 
     ids: list[str]
-    truth: list[str]
-    label: list[str | None]
+    drawn: list[str]  # diagnoses
+    label: list[str | None]  # classes of the prompts
+    tiles: list[int]
     tile_score: NDArray[np.float32]  # p(tumour) of all tiles of all slides
     tile_truth: NDArray[np.bool_]
 
     @property
     def balanced_accuracy(self) -> float:
         """Mean over the diagnoses of the share that is labelled right."""
-        return float(balanced_accuracy_score(self.truth, [label or "none" for label in self.label]))
+        truth = [LABEL_OF.get(diagnosis, diagnosis) for diagnosis in self.drawn]
+        return float(balanced_accuracy_score(truth, [label or "none" for label in self.label]))
 
     @property
     def tumour_auc(self) -> float:
@@ -75,59 +78,54 @@ def run_demo(console: Console, out: Path, slides: int, seed: int, executor: Exec
     console.print(summary(outcomes, time.monotonic() - began))
 
     answers = compare(folder, cohort)
-    rows = [(i, t, a or "none shown", "" if LABEL_OF.get(t, t) == a else "differs") for i, t, a in _rows(answers)]
-    console.print(table("", ("slide", "drawn as", "zero-shot label", ""), rows))
+    rows = zip(answers.ids, answers.drawn, (a or "none shown" for a in answers.label), answers.tiles, strict=True)
+    console.print(table("", ("slide", "drawn as", "zero-shot label", "tiles"), list(rows), right=("tiles",)))
     console.print(
         f"slides labelled as drawn: balanced accuracy {answers.balanced_accuracy:.2f}; "
-        f"tiles of tumour found: AUC {answers.tumour_auc:.3f}"
+        f"tumour tiles told from others: AUC {answers.tumour_auc:.2f}"
     )
-    draw_attention(folder, config)
+    draw_attention(folder, config, answers.ids)
     make_report(folder)
     console.print(
         "The demo's encoder knows synthetic tissue only; for real slides use PLIP (the default of `wsi run`)."
     )
-    console.print(
-        f"report: {folder.report}  ({duration(time.monotonic() - started)} in all)", soft_wrap=True
-    )
+    console.print(f"report: {folder.report}  ({duration(time.monotonic() - started)} in all)", soft_wrap=True)
     return ledger.exit_code(outcomes)
 
 
 def compare(folder: OutputFolder, cohort: Path) -> Answers:
     """Labels and tile scores of a finished run beside the truth of the cohort it ran on."""
     with open(cohort / "cohort.csv", newline="", encoding="utf-8") as f:
-        drawn = {Path(row["slide"]).stem: row["diagnosis"] for row in csv.DictReader(f)}
-    ids, truth, label, scores, masks = [], [], [], [], []
-    for slide in folder.slides():
-        found, record = slide.zeroshot(), SlideRecord.read(slide)
+        diagnosis = {row["id"]: row["diagnosis"] for row in csv.DictReader(f)}
+    ids, label, scores, masks = [], [], [], []
+    for slide in map(folder.slide, diagnosis):
+        record = SlideRecord.read(slide)
+        found = None if record is None else current_scores(slide, record)
         if found is None or record is None:
-            continue
-        name = Path(record.name).stem
-        grid = FeatureGrid.open(slide.features / record.current).grid
-        ids.append(name)
-        truth.append(LABEL_OF.get(drawn[name], drawn[name]))
+            raise UsageError(f"{slide.path}: this slide of the cohort was not scored.", hint="Run `wsi demo` again.")
+        ids.append(slide.id)
         label.append(found["label"])
         scores.append(read_values(slide.heatmaps / "tumour.png"))
-        masks.append(tumour_share(grid, cohort / "truth", name) >= MIN_SHARE)
-    return Answers(ids, truth, label, np.concatenate(scores), np.concatenate(masks))
+        grid = FeatureGrid.open(slide.features / record.current).grid
+        masks.append(tumour_share(grid, cohort / "truth", slide.id) >= MIN_SHARE)
+    tiles = [len(s) for s in scores]
+    return Answers(ids, [diagnosis[i] for i in ids], label, tiles, np.concatenate(scores), np.concatenate(masks))
 
 
 def tumour_share(grid: TileGrid, truth: Path, name: str) -> NDArray[np.float32]:
     """(N,) share of each tile that is tumour in the drawn mask."""
-    from pipeline.pictures import read_image
-    from tiling.grid import TissueMask
-
     legend = json.loads((truth / f"{name}.json").read_text(encoding="utf-8"))
     mask = TissueMask(np.isin(read_image(truth / f"{name}.png")[..., 0], TUMOUR), legend["mask_px"])
     span = np.full((len(grid), 2), grid.span_px)
     return mask.fraction(np.concatenate([grid.coords, span], axis=1))
 
 
-def draw_attention(folder: OutputFolder, config: RunConfig) -> None:
+def draw_attention(folder: OutputFolder, config: RunConfig, ids: list[str]) -> None:
     """Fits a small gated attention head to the drawn diagnoses and draws what it looks at.
 
     It is fitted on the very slides it is drawn on: an illustration of heads, no evaluation of one.
     """
-    found = [(s, SlideRecord.read(s)) for s in folder.slides()]
+    found = [(s, SlideRecord.read(s)) for s in map(folder.slide, ids)]
     slides = [(s, r, FeatureGrid.open(s.features / r.current)) for s, r in found if r is not None and r.grid.tiles]
     head = train_head(
         [Bag.from_grid(g) for _, _, g in slides],
@@ -138,7 +136,3 @@ def draw_attention(folder: OutputFolder, config: RunConfig) -> None:
     head.save(folder.path / "heads" / "diagnosis")
     for slide, record, grid in slides:
         write_heatmap(slide, record, grid.grid, attention_map(grid, head, "diagnosis"))
-
-
-def _rows(answers: Answers) -> list[tuple[str, str, str | None]]:
-    return list(zip(answers.ids, answers.truth, answers.label, strict=True))

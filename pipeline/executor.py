@@ -42,8 +42,8 @@ class SerialExecutor:
 class DaskExecutor:
     """On `workers` local processes, or on the cluster whose scheduler answers at `scheduler`.
 
-    Only tasks and outcomes travel; pixels and features never leave their worker. Two tasks a worker are under way or
-    waiting at any time, so that a run that has to stop leaves little behind.
+    Only tasks and outcomes travel; pixels and features never leave their worker. Each worker has one task at a time:
+    Dask blames a worker's death on every task it holds, and a run that has to stop leaves little behind.
     """
 
     workers: int = 0
@@ -64,7 +64,7 @@ class DaskExecutor:
                     task_of[future.key] = task
                     running.add(future)
 
-            submit(2 * max(1, self.workers or len(client.scheduler_info()["workers"])))
+            submit(max(1, self.workers or len(client.scheduler_info()["workers"])))
             for future in running:
                 if future.cancelled() or future.status == "lost":
                     raise self._lost()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from wsi.errors import StorageError
+from features.files import storage_errors
 
 DONE, REUSED, NO_TISSUE, REFUSED, CRASHED, STOPPED = "done", "reused", "no tissue", "refused", "crashed", "stopped"
 GOOD = (DONE, REUSED, NO_TISSUE)
@@ -24,7 +24,7 @@ class Outcome:
     slide_id: str
     name: str
     status: str
-    stage: str = ""  # where it ended: open, prepare, features, zeroshot, pictures
+    stage: str = ""  # where it ended: encoder, reuse, open, tissue, features, pictures, zeroshot
     code: str = ""  # stable error code, "" if good
     detail: str = ""  # one sentence; a traceback where we crashed
     hint: str = ""
@@ -39,18 +39,18 @@ class Outcome:
 
 
 def append(path: Path, event: dict[str, Any]) -> None:
-    """Adds one line, with the time. A line is written in one call, so that two runs never mix theirs."""
+    """Adds one line, with the time. Raises NoSpace or StorageError where the disk refuses."""
     line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **event}, ensure_ascii=False) + "\n"
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    with storage_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(fd, line.encode())
+            size = os.fstat(fd).st_size
+            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # the machine went down in the last line
+            left = ("\n" * torn + line).encode(errors="backslashreplace")
+            while left:
+                left = left[os.write(fd, left) :]
         finally:
             os.close(fd)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror}).", hint="Make room or check permissions."
-        ) from None
 
 
 def record(path: Path, outcome: Outcome) -> None:

@@ -85,6 +85,11 @@ def read_manifest(path: Path, root: Path | None = None) -> list[SlideEntry]:
     return _unique(entries)  # slides that are merely missing are refused one by one when their turn comes
 
 
+def printable(text: str) -> str:
+    """The same text, with bytes that are no UTF-8 (in names of files) as \\xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def safe_id(name: str) -> str:
     """A file name for any slide name: letters, digits, `.`, `_` and `-`; a digest is added where anything changed.
 
@@ -134,7 +139,13 @@ def _unique(entries: list[SlideEntry]) -> list[SlideEntry]:
     """Safe ids; where two would be one (case and accents folded), both get a digest of their full name."""
     folded = Counter(_fold(e.id) for e in entries)
     return [
-        replace(e, id=safe_id(e.id) if folded[_fold(e.id)] == 1 else f"{safe_id(e.id)}-{_tag(e.name)}") for e in entries
+        replace(
+            e,
+            id=safe_id(e.id) if folded[_fold(e.id)] == 1 else f"{safe_id(e.id)}-{_tag(e.name)}",
+            name=printable(e.name),
+            path=e.path.absolute(),
+        )
+        for e in entries
     ]
 
 

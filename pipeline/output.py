@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,10 @@ class SlideFolder:
     def tissue(self) -> Path:
         return self.path / "tissue.geojson"
 
+    @property
+    def pictures_exist(self) -> bool:
+        return all(path.exists() for path in (self.thumbnail, self.overlay, self.tissue))
+
     def record(self) -> dict[str, Any] | None:
         """`slide.json`, or None where this slide was never finished. Raises GridDamaged if it cannot be read."""
         return self._json("slide.json")
@@ -72,7 +78,7 @@ class SlideFolder:
             ) from None
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        write_text(self.path / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_text(self.path / name, json.dumps(content, indent=1) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,19 @@ class OutputFolder:
         write_text(probe, "")
         probe.unlink()
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps a second run out while this one works. The lock ends with its process, however that ends."""
+        with open(self.path / ".lock", "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageError(
+                    f"{self.path}: another run is working in this folder.",
+                    hint="Wait for it, or choose another with -o.",
+                ) from None
+            yield
+
     def existing(self) -> OutputFolder:
         """Itself, if a run has written here. Raises UsageError otherwise."""
         if not self.config.exists():
@@ -128,7 +147,7 @@ class OutputFolder:
 def write_text(path: Path, text: str) -> None:
     """Replaces a text file in one step. Raises NoSpace or StorageError where the disk refuses."""
     with storage_errors(path):
-        write_atomic(path, text.encode())
+        write_atomic(path, text.encode(errors="backslashreplace"))  # names of files need not be UTF-8
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +34,16 @@ class TileScores:
     title: str  # as printed on it: p(tumour)
     values: NDArray[np.float32]  # (N,) of the grid's kept tiles; NaN where a tile has none
     style: HeatStyle
+    source: str  # what made it: "prompts demo", "head subtype"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnMap:
+    """A heatmap of the output folder that belongs to the slide's current features."""
+
+    title: str
+    values: NDArray[np.float32]  # (N,)
+    source: str
 
 
 def write_overview(folder: SlideFolder, prepared: PreparedSlide) -> None:
@@ -46,7 +58,7 @@ def write_overview(folder: SlideFolder, prepared: PreparedSlide) -> None:
 
 
 def write_heatmap(folder: SlideFolder, record: SlideRecord, grid: TileGrid, scores: TileScores) -> Path:
-    """`heatmaps/<name>.png` on the slide's thumbnail, and the raw values beside it as `<name>.npy`, float32 (N,).
+    """`heatmaps/<name>.png` on the slide's thumbnail; beside it the raw values, `<name>.npy`, and what they are of.
 
     Needs files of the output folder alone. Returns the picture's path.
     """
@@ -65,8 +77,22 @@ def write_heatmap(folder: SlideFolder, record: SlideRecord, grid: TileGrid, scor
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path.with_suffix(".npy"), _npy(scores.values), durable=False)
+        label = {"title": scores.title, "source": scores.source, **_made_from(record)}
+        write_atomic(path.with_suffix(".json"), json.dumps(label).encode(), durable=False)
         write_atomic(path, picture, durable=False)
     return path
+
+
+def drawn_maps(folder: SlideFolder, record: SlideRecord) -> Iterator[DrawnMap]:
+    """The heatmaps that were made from the slide's current features, by name; others are out of date."""
+    for path in sorted(folder.heatmaps.glob("*.json")):
+        label = json.loads(path.read_text(encoding="utf-8"))
+        if {k: label.get(k) for k in _made_from(record)} == _made_from(record):
+            yield DrawnMap(label["title"], read_values(path), label["source"])
+
+
+def _made_from(record: SlideRecord) -> dict[str, str]:
+    return {"grid": record.current, "fingerprint": record.facts.fingerprint}
 
 
 def read_values(picture: Path) -> NDArray[np.float32]:

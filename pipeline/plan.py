@@ -12,7 +12,7 @@ import numpy as np
 
 from features.spec import Encoder
 from pipeline.config import RunConfig
-from pipeline.manifest import SlideEntry
+from pipeline.manifest import SlideEntry, printable
 from pipeline.output import OutputFolder
 from pipeline.record import SlideRecord, reuse_problem
 from pipeline.stages import encoder_for
@@ -62,8 +62,9 @@ def plan_slides(entries: list[SlideEntry], out: OutputFolder, config: RunConfig)
             if record is not None and encoder is not None:
                 reason = reuse_problem(record, entry, config, encoder.spec) or ""
                 if not reason:
-                    grid = record.showing(encoder.spec, config).grid
-                    yield PlannedSlide(entry, CACHED, grid.tiles, record.facts.known_mpp, record.facts.mpp_source)
+                    yield PlannedSlide(
+                        entry, CACHED, record.grid.tiles, record.facts.known_mpp, record.facts.mpp_source
+                    )
                     continue
             yield _look(reader, entry, config, reason)
 
@@ -102,8 +103,9 @@ def _look(reader: ReaderProcess, entry: SlideEntry, config: RunConfig, reason: s
     try:
         facts = reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
         prepared = reader.prepare(Preparation(config.tissue, config.tile, 256))
-    except ToolkitError as error:
-        return PlannedSlide(entry, PROBLEM, reason=f"{error.code}: {error}")
+    except (ToolkitError, RuntimeError) as error:
+        code = error.code if isinstance(error, ToolkitError) else "bug"
+        return PlannedSlide(entry, PROBLEM, reason=printable(f"{code}: {error}"))
     notes = (*facts.warnings, *prepared.notes)
     return PlannedSlide(entry, TO_DO, len(prepared.grid), facts.mpp, facts.mpp_source, reason, notes)
 

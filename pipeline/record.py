@@ -6,15 +6,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from features.header import GridHeader, grid_name, toolkit_version
+from features import FeatureGrid
+from features.header import grid_name, toolkit_version
 from features.spec import EncoderSpec
 from pipeline.config import RunConfig
 from pipeline.manifest import SlideEntry
 from pipeline.output import RECORD_VERSION, SlideFolder
-from tiling.grid import TileGrid
+from tiling.grid import READ_FAILED, READ_PADDED
 from wsi.errors import ArtefactError
 from wsi.facts import SlideFacts
-from wsi.identity import fingerprint, plain
+from wsi.identity import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class GridRecord:
     padded: int  # tiles that reach beyond the slide's edge
     unreadable: int  # tiles that could not be decoded; left out of bags
     tissue_mm2: float
+    dtype: str
     encoder: str
     untrained: bool
     domain: str
@@ -41,7 +43,8 @@ class SlideRecord:
     name: str  # as the user knows it
     patient: str
     labels: dict[str, str]
-    given_mpp: float | None  # by the manifest or --mpp, where that was used; None: the file's own
+    manifest_mpp: float | None  # what a manifest said, over the file's own
+    fallback_mpp: float | None  # what --mpp said, where it had to be used
     asked_reader: str
     facts: SlideFacts
     warnings: tuple[str, ...]
@@ -56,7 +59,8 @@ class SlideRecord:
             name=entry.name,
             patient=entry.patient,
             labels=entry.labels,
-            given_mpp=facts.known_mpp if facts.mpp_given else None,
+            manifest_mpp=entry.mpp,
+            fallback_mpp=facts.known_mpp if facts.mpp_given and entry.mpp is None else None,
             asked_reader=config.reader.name,
             facts=facts,
             warnings=facts.warnings,
@@ -70,9 +74,17 @@ class SlideRecord:
     def with_notes(self, notes: tuple[str, ...]) -> SlideRecord:
         return replace(self, warnings=(*self.warnings, *notes))
 
-    def showing(self, encoder: EncoderSpec, config: RunConfig) -> SlideRecord:
-        """With the grid of these settings, which must be among its grids, as the current one."""
-        return replace(self, current=grid_name(encoder, config.tile, config.tissue))
+    def asked_by(self, entry: SlideEntry) -> SlideRecord:
+        """With what may change without the slide changing: where it lies, whose it is, what is known of it."""
+        files = tuple(str(f) for f in _files(self, entry))
+        facts = replace(self.facts, path=str(entry.path), files=files)
+        return replace(self, name=entry.name, patient=entry.patient, labels=entry.labels, facts=facts)
+
+    def describes(self, grid: FeatureGrid) -> bool:
+        """True if the current grid was made from the same file at the same scale, and is stored as recorded."""
+        header = grid.header
+        same = (header.slide_fingerprint, header.slide_mpp) == (self.facts.fingerprint, self.facts.known_mpp)
+        return same and header.dtype == self.grid.dtype
 
     def with_grid(self, made: GridRecord, earlier: SlideRecord | None) -> SlideRecord:
         """With one more grid; those of an earlier record are kept if they come from the same file at the same scale."""
@@ -103,34 +115,34 @@ class SlideRecord:
         folder.write_record({**asdict(self), "toolkit_version": toolkit_version()})
 
 
-def grid_record(header: GridHeader, grid: TileGrid, files: list[Any], seconds: dict[str, float]) -> GridRecord:
-    """The record of a grid just written; counts of padded and unreadable tiles are filled in from its read status."""
-    covered_um2 = float(grid.tissue_fraction.sum()) * (grid.span_px * header.slide_mpp) ** 2
+def grid_record(grid: FeatureGrid, seconds: dict[str, float]) -> GridRecord:
+    """The record of a grid just written or found whole."""
+    header, status = grid.header, grid.read_status
+    covered_um2 = float(grid.tissue_fraction.sum()) * (header.span_px * header.slide_mpp) ** 2
     return GridRecord(
-        name=header.name,
+        name=grid.path.name,
         tiles=len(grid),
-        padded=0,
-        unreadable=0,
+        padded=int((status == READ_PADDED).sum()),
+        unreadable=int((status == READ_FAILED).sum()),
         tissue_mm2=round(covered_um2 / 1e6, 4),
+        dtype=header.dtype,
         encoder=header.encoder_spec.name,
         untrained=header.encoder_spec.untrained,
         domain=header.encoder_spec.domain,
         seconds={stage: round(s, 3) for stage, s in seconds.items()},
-        files=tuple(plain_record(f) for f in files),
+        files=tuple(asdict(f) for f in grid.records),
     )
-
-
-def plain_record(chunk: Any) -> dict[str, Any]:
-    return {key: value for key, value in plain(chunk).items() if key != "kind"}
 
 
 def reuse_problem(record: SlideRecord, entry: SlideEntry, config: RunConfig, encoder: EncoderSpec) -> str | None:
     """Why a finished slide has to be done again, None if it can stand. Reads at most 1 MiB a file of the slide."""
-    wanted = grid_name(encoder, config.tile, config.tissue)
-    if wanted not in record.grids:
-        return "settings changed" if record.grids else "never finished"
-    if record.given_mpp not in ({entry.mpp} if entry.mpp else {None, entry.mpp_if_missing}):
-        return f"mpp {record.given_mpp or 'of the file'} -> {entry.mpp or entry.mpp_if_missing or 'of the file'}"
+    if record.current != grid_name(encoder, config.tile, config.tissue):
+        return "settings changed"
+    if record.grid.dtype != config.encoder.dtype:
+        return f"dtype {record.grid.dtype} -> {config.encoder.dtype}"
+    if record.manifest_mpp != entry.mpp or record.fallback_mpp not in (None, entry.mpp_if_missing):
+        before = record.manifest_mpp or record.fallback_mpp or "of the file"
+        return f"mpp {before} -> {entry.mpp or entry.mpp_if_missing or 'of the file'}"
     if record.asked_reader != config.reader.name:
         return f"reader {record.asked_reader} -> {config.reader.name}"
     try:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shlex
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from features import FeatureGrid
 from features.header import toolkit_version
 from pipeline import ledger
 from pipeline.console import last_line
 from pipeline.crops import crop_path, cut_crops
-from pipeline.heatmap import PROBABILITY, RELATIVE, HeatStyle, colour_scale, overlay
+from pipeline.heatmap import PROBABILITY, RELATIVE, colour_scale, overlay
 from pipeline.ledger import Outcome
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.overlay import Frame, Placement
-from pipeline.pictures import encoded, read_image, read_values
+from pipeline.pictures import drawn_maps, encoded, read_image
 from pipeline.record import SlideRecord
 from pipeline.report import (
     ClassScore,
@@ -34,6 +33,7 @@ from pipeline.report import (
     TileExtremes,
     write_report,
 )
+from pipeline.zeroshot import current_scores
 from tiling.supervised import ReaderProcess
 from wsi.errors import ToolkitError
 
@@ -55,28 +55,48 @@ def make_report(out: OutputFolder, reader: ReaderProcess | None = None) -> None:
             domain=next((g.encoder.domain for g in grids if g.encoder.domain), ""),
             provenance=tuple(_provenance(grids)),
             settings_toml=out.config.read_text(encoding="utf-8"),
-            command=" ".join(["wsi", *_last_command(out)]),
+            command=shlex.join(["wsi", *_last_command(out)]),
         ),
     )
 
 
 def _slide(folder: SlideFolder, outcome: Outcome, reader: ReaderProcess | None) -> SlideReport:
-    """One slide's section; whatever of it cannot be read is left out with a warning, never the whole page."""
-    base: dict[str, Any] = {"slide_id": folder.id, "status": outcome.status}
+    """One slide's section; a part that cannot be read is left out with a warning, the others stay."""
+    shown = SlideReport(slide_id=folder.id, status=outcome.status)  # type: ignore[arg-type]
     if not outcome.good:
-        return SlideReport(**base, failure=Failure(outcome.code, last_line(outcome.detail), outcome.hint))
+        return replace(shown, failure=Failure(outcome.code, last_line(outcome.detail), outcome.hint))
+    warnings: list[str] = []
+    record = _tried(lambda: SlideRecord.read(folder), warnings)
+    if record is None:
+        return replace(shown, warnings=("Its record is gone or damaged: run again.", *warnings))
+    parts: list[Callable[[], dict[str, Any]]] = [
+        lambda: _described(record, folder),
+        lambda: _scored(record, folder),
+        lambda: {"heatmaps": tuple(_heatmaps(folder, record))},
+        lambda: {"tiles": _extremes(folder, record, reader)},
+    ]
+    for part in parts:
+        shown = replace(shown, **(_tried(part, warnings) or {}))
+    return replace(shown, warnings=(*record.warnings, *warnings))
+
+
+Part = TypeVar("Part")
+
+
+def _tried(part: Callable[[], Part], warnings: list[str]) -> Part | None:
     try:
-        record = SlideRecord.read(folder)
-        if record is None:
-            return SlideReport(**base, warnings=("Its record is gone: run again.",))
-        return SlideReport(**base, **_described(record, folder), **_scored(record, folder, reader))
+        return part()
     except (ToolkitError, OSError, ValueError, KeyError) as error:
-        return SlideReport(**base, warnings=(f"Not all of this slide can be shown: {error}",))
+        warnings.append(f"Not all of this slide can be shown: {error}")
+        return None
 
 
 def _described(record: SlideRecord, folder: SlideFolder) -> dict[str, Any]:
     facts, grid = record.facts, record.grid
-    names = {f"{k}": v for k, v in (("patient", record.patient), *record.labels.items()) if v}
+    names = {k: v for k, v in (("patient", record.patient), *record.labels.items()) if v}
+    links = [("tissue (GeoJSON)", folder.tissue), ("features (Zarr)", folder.features / record.current)]
+    links.append(("tiles (GeoJSON for QuPath)", folder.heatmaps / "zeroshot.geojson"))
+    root = folder.path.parent.parent
     return {
         "facts": (
             ("slide", record.name),
@@ -89,63 +109,38 @@ def _described(record: SlideRecord, folder: SlideFolder) -> dict[str, Any]:
         ),
         "counts": Counts(grid.tiles, grid.padded, grid.unreadable),
         "seconds": tuple(grid.seconds.items()),
-        "warnings": record.warnings,
         "overview": folder.overlay,
         "width_um": facts.bounds.width * facts.mpp,
+        "links": tuple(Link(text, p.relative_to(root).as_posix()) for text, p in links if p.exists()),
     }
 
 
-def _scored(record: SlideRecord, folder: SlideFolder, reader: ReaderProcess | None) -> dict[str, Any]:
-    links = [
-        Link("tissue (GeoJSON)", str(folder.tissue)),
-        Link("features (Zarr)", str(folder.features / record.current)),
-    ]
-    if not record.grid.tiles:
-        return {"links": _below(folder, links), "no_label_because": "no tissue was found"}
-    grid = FeatureGrid.open(folder.features / record.current)
-    found = folder.zeroshot()
-    if found is None or found["grid"] != record.current:
-        return {
-            "links": _below(folder, links),
-            "heatmaps": tuple(_heatmaps(folder, record, grid)),
-            "no_label_because": "no prompts were scored",
-        }
-    layer = folder.heatmaps / "zeroshot.geojson"
-    if layer.exists():
-        links.append(Link("tiles (GeoJSON for QuPath)", str(layer)))
+def _scored(record: SlideRecord, folder: SlideFolder) -> dict[str, Any]:
+    found = current_scores(folder, record)
+    if found is None:
+        return {"no_label_because": "no prompts were scored" if record.grid.tiles else "no tissue was found"}
     return {
-        "heatmaps": tuple(_heatmaps(folder, record, grid)),
         "scores": tuple(_class_scores(found)),
         "scores_from": f"{found['label_reason']}; prompts {found['prompts']}",
         "label": found["label"],
         "no_label_because": "" if found["label"] else found["label_reason"],
-        "tiles": _extremes(folder, record, grid, reader),
-        "links": _below(folder, links),
     }
 
 
-def _below(folder: SlideFolder, links: list[Link]) -> tuple[Link, ...]:
-    root = folder.path.parent.parent
-    return tuple(Link(link.text, Path(link.href).relative_to(root).as_posix()) for link in links)
-
-
-def _heatmaps(folder: SlideFolder, record: SlideRecord, grid: FeatureGrid) -> Iterator[Heatmap]:
-    """Every map whose values are kept, drawn without the frame of its file."""
-    titles = {m["file"]: m["name"] for m in (folder.zeroshot() or {}).get("heatmaps", [])}
-    for picture in sorted(folder.heatmaps.glob("*.png")):
-        name = picture.relative_to(folder.path).as_posix()
-        attention = picture.stem.startswith("attention-")
-        if name not in titles and not attention:
-            continue  # of earlier prompts
-        values, style = read_values(picture), RELATIVE if attention else PROBABILITY
-        title = titles.get(name, picture.stem.replace("-", ": ", 1))
-        yield Heatmap(title, _bare(folder, record, grid, values, style), colour_scale(values, style))
-
-
-def _bare(folder: SlideFolder, record: SlideRecord, grid: FeatureGrid, values: np.ndarray, style: HeatStyle) -> bytes:
+def _heatmaps(folder: SlideFolder, record: SlideRecord) -> Iterator[Heatmap]:
+    """Maps of the prompts in use and of heads, drawn without the frame that their files have."""
+    if not record.grid.tiles:
+        return
+    grid = FeatureGrid.open(folder.features / record.current).grid
     thumbnail = read_image(folder.thumbnail)
-    placement = Placement(grid.grid, Frame.of(record.facts.bounds, thumbnail))
-    return encoded(overlay(grid.grid.paint(values), thumbnail, placement, style), "PNG")
+    placement = Placement(grid, Frame.of(record.facts.bounds, thumbnail))
+    prompts = (current_scores(folder, record) or {}).get("prompts", "")
+    for drawn in drawn_maps(folder, record):
+        of_head = drawn.source.startswith("head ")
+        if of_head or drawn.source == f"prompts {prompts}":
+            style = RELATIVE if of_head else PROBABILITY
+            image = overlay(grid.paint(drawn.values), thumbnail, placement, style)
+            yield Heatmap(drawn.title, encoded(image, "PNG"), colour_scale(drawn.values, style))
 
 
 def _class_scores(found: dict[str, Any]) -> Iterator[ClassScore]:
@@ -157,22 +152,20 @@ def _class_scores(found: dict[str, Any]) -> Iterator[ClassScore]:
             yield ClassScore(found["classes"][c], pooled["p"][c], pooled["similarity"][c], quartiles)
 
 
-def _extremes(
-    folder: SlideFolder, record: SlideRecord, grid: FeatureGrid, reader: ReaderProcess | None
-) -> TileExtremes | None:
-    shown = (folder.zeroshot() or {})["tiles_shown"]
+def _extremes(folder: SlideFolder, record: SlideRecord, reader: ReaderProcess | None) -> TileExtremes | None:
+    found = current_scores(folder, record)
+    if found is None:
+        return None
+    shown, grid = found["tiles_shown"], FeatureGrid.open(folder.features / record.current).grid
     if reader is not None:
-        cut_crops(folder, record, grid.grid, reader)
-    ends = {}
-    for end in ("top", "bottom"):
-        made = []
-        for tile in shown[end]:
-            path = crop_path(folder, grid.grid, tile["cell"])
-            region = grid.grid.region(tile["cell"])
-            if path.exists():
-                made.append(Tile(path, tile["score"], region.x, region.y))
-        ends[end] = tuple(made)
-    return TileExtremes(shown["score"], **ends) if any(ends.values()) else None
+        cut_crops(folder, record, grid, reader)
+
+    def end(name: str) -> tuple[Tile, ...]:
+        made = [(t, crop_path(folder, record, grid, t["cell"]), grid.region(t["cell"])) for t in shown[name]]
+        return tuple(Tile(path, t["score"], region.x, region.y) for t, path, region in made if path.exists())
+
+    top, bottom = end("top"), end("bottom")
+    return TileExtremes(shown["score"], top, bottom) if top or bottom else None
 
 
 def _grids(folder: SlideFolder) -> Iterator[FeatureGrid]:

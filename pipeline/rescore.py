@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from features import FeatureGrid
-from heads import Bag, PromptSet, ensemble, load_head, tile_similarity, zero_shot_probabilities
+from heads import Bag, PromptSet, load_head
 from heads.trained import TrainedHead
 from pipeline.config import RunConfig
 from pipeline.heatmap import PROBABILITY, RELATIVE
@@ -47,12 +47,12 @@ def draw_class(folders: list[SlideFolder], config: RunConfig, of: str) -> Iterat
         record = SlideRecord.read(folder)
         if record is None or not record.grid.tiles:
             continue
-        grid = FeatureGrid.open(folder.features / record.current)
-        similarity = tile_similarity(Bag.from_grid(grid), ensemble(scorer.bank))
-        p = zero_shot_probabilities(similarity, scorer.logit_scale)
-        tiles = TileMap(grid, np.flatnonzero(grid.read_status != READ_FAILED), p)
+        grid, bag = scorer.bag_of(folder, record)
+        tiles = TileMap.of(grid, bag, scorer)
+        source = f"prompts {scorer.prompts.name}"
         for name, title, values in _chosen(tiles, scorer.prompts, of):
-            yield write_heatmap(folder, record, grid.grid, TileScores(name, title, tiles.full(values), PROBABILITY))
+            scores = TileScores(name, title, tiles.full(values), PROBABILITY, source)
+            yield write_heatmap(folder, record, grid.grid, scores)
 
 
 def draw_attention(folders: list[SlideFolder], head: Path) -> Iterator[Path]:
@@ -71,7 +71,8 @@ def attention_map(grid: FeatureGrid, head: TrainedHead, name: str) -> TileScores
     assert attention is not None, "attention heads tell their attention"
     values = np.full(len(grid), np.nan, np.float32)
     values[grid.read_status != READ_FAILED] = attention * len(attention)
-    return TileScores(f"attention-{file_name(name)}", "attention x N (1 = even share)", values, RELATIVE)
+    title = f"attention of {name}, x N (1 = even share)"
+    return TileScores(f"attention-{file_name(name)}", title, values, RELATIVE, f"head {name}")
 
 
 def _scorer(config: RunConfig) -> Scorer:

@@ -17,7 +17,7 @@ from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder, write_text
 from pipeline.stages import SlideTask, Watcher, run_slide
 from pipeline.tables import write_tables
-from wsi.errors import SetupError, from_record
+from wsi.errors import SetupError, UsageError, from_record
 
 
 class RunWatcher(Watcher, Protocol):
@@ -42,6 +42,10 @@ class Run:
         finished stays, and the same command continues. An interrupt does the same.
         """
         self.out.prepare()
+        with self.out.alone():
+            return self._locked(executor, watcher)
+
+    def _locked(self, executor: Executor, watcher: RunWatcher) -> list[Outcome]:
         write_text(self.out.config, dump_toml(self.config))
         ledger.append(self.out.ledger, {"event": "run", "slides": len(self.entries), "argv": sys.argv[1:]})
         ended: list[Outcome] = []
@@ -57,7 +61,7 @@ class Run:
         return ended
 
     def _stream(self, executor: Executor, watcher: RunWatcher) -> Iterable[Outcome]:
-        tasks = [SlideTask(entry, self.out.path, self.config, self.prompts) for entry in self.entries]
+        tasks = [SlideTask(entry, self.out.path.absolute(), self.config, self.prompts) for entry in self.entries]
         local = isinstance(executor, SerialExecutor)
         function: Any = functools.partial(run_slide, watcher=watcher) if local else run_slide
         for task, result in executor.map(function, tasks):
@@ -79,4 +83,4 @@ def _lost(task: SlideTask, error: Exception) -> Outcome:
 
 def _setup_error(outcome: Outcome) -> Exception:
     error = from_record({"code": outcome.code, "message": outcome.detail, "hint": outcome.hint})
-    return error if isinstance(error, SetupError) else SetupError(outcome.detail, hint=outcome.hint)
+    return error if isinstance(error, SetupError | UsageError) else SetupError(outcome.detail, hint=outcome.hint)

@@ -6,12 +6,12 @@ import functools
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from features import FeatureGrid, GridWriter, encode_tiles, load_encoder
-from features.extraction import whole_blocks
+from features.extraction import finished_grid, whole_blocks
 from features.header import GridHeader
 from features.spec import Encoder
 from features.writer import clear_leftovers
@@ -19,22 +19,20 @@ from heads.prompts import PromptSet
 from pipeline.config import RunConfig
 from pipeline.crops import cut_crops
 from pipeline.ledger import CRASHED, DONE, NO_TISSUE, REFUSED, REUSED, STOPPED, Outcome
-from pipeline.manifest import SlideEntry
+from pipeline.manifest import SlideEntry, printable
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.pictures import write_overview
 from pipeline.record import SlideRecord, grid_record, reuse_problem
 from pipeline.zeroshot import Scorer, score_slide
-from tiling.grid import READ_FAILED, READ_PADDED
-from tiling.supervised import Preparation, PreparedSlide, ReaderConfig, ReaderProcess
-from wsi.errors import ArtefactError, SetupError, SlideUnreadable, ToolkitError
+from tiling.grid import READ_FAILED
+from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
+from wsi.errors import ArtefactError, SetupError, SlideUnreadable, ToolkitError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
-
-    from features.manifest import ChunkRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,36 +82,36 @@ def scorer_for(config: RunConfig, prompts: PromptSet) -> Scorer:
     return Scorer.of(prompts, encoder_for(config), config.zeroshot)
 
 
-@functools.lru_cache(maxsize=1)
-def reader_for(config: ReaderConfig) -> ReaderProcess:
-    """The supervised reader of this process: it serves slide after slide and ends with the process."""
-    return ReaderProcess(config)
-
-
 def run_slide(task: SlideTask, watcher: Watcher | None = None) -> Outcome:
     """Does one slide and says how it ended; never raises but for an interrupt.
 
-    A ToolkitError of the slide refuses it; one of the machine (disk, weights) is `stopped`, which ends the run;
-    anything else is our bug: `crashed`, with the traceback.
+    A ToolkitError of the slide refuses it; one of the machine (disk, weights) or of the settings is `stopped`, which
+    ends the run; anything else is our bug: `crashed`, with the traceback.
     """
-    job = _Job(task, watcher or _Nobody())
     started = time.monotonic()
-    try:
-        outcome = job.run()
-    except SetupError as error:
-        outcome = job.outcome(STOPPED, error=error)
-    except ToolkitError as error:
-        outcome = job.outcome(REFUSED, error=error)
-    except Exception:  # the one broad catch: a slide of thousands must not end the night's run
-        outcome = replace(job.outcome(CRASHED), code="bug", detail=traceback.format_exc(), hint="Please report this.")
+    with ReaderProcess(task.config.reader) as reader:
+        job = _Job(task, reader, watcher or _Nobody())
+        outcome = _outcome(job)
     return replace(outcome, seconds=round(time.monotonic() - started, 3))
+
+
+def _outcome(job: _Job) -> Outcome:
+    try:
+        return job.run()
+    except (SetupError, UsageError) as error:
+        return job.outcome(STOPPED, error=error)
+    except ToolkitError as error:
+        return job.outcome(REFUSED, error=error)
+    except Exception:  # the one broad catch: a slide of thousands must not end the night's run
+        told = printable(traceback.format_exc())
+        return replace(job.outcome(CRASHED), code="bug", detail=told, hint="Please report this.")
 
 
 class _Job:
     """The stages of one slide; `stage` says where it is, for the outcome of a failure."""
 
-    def __init__(self, task: SlideTask, watcher: Watcher) -> None:
-        self.task, self.watcher = task, watcher
+    def __init__(self, task: SlideTask, reader: ReaderProcess, watcher: Watcher) -> None:
+        self.task, self.reader, self.watcher = task, reader, watcher
         self.folder = task.folder
         self.stage = "encoder"
         self.seconds: dict[str, float] = {}
@@ -131,7 +129,7 @@ class _Job:
             score_slide(self.folder, record, scorer_for(self.task.config, self.task.prompts), self.task.config.pictures)
             self.stage = "pictures"
             grid = FeatureGrid.open(self.folder.features / record.current).grid
-            cut_crops(self.folder, record, grid, reader_for(self.task.config.reader))
+            cut_crops(self.folder, record, grid, self.reader)
         if not record.grid.tiles:
             return self.outcome(NO_TISSUE)
         return self.outcome(REUSED if reused else DONE)
@@ -141,66 +139,72 @@ class _Job:
         ended = Outcome(
             entry.id, entry.name, status, self.stage, tiles=self.tiles, unreadable=self.unreadable, notes=self.notes
         )
-        return replace(ended, code=error.code, detail=error.message, hint=error.hint) if error else ended
+        if error is None:
+            return ended
+        return replace(ended, code=error.code, detail=printable(error.message), hint=printable(error.hint))
 
     def _reusable(self, encoder: Encoder) -> SlideRecord | None:
-        """The finished record of this very slide with these very settings, if there is one."""
+        """The finished record of this very slide with these very settings, if there is one and all of it is whole."""
         try:
             record = SlideRecord.read(self.folder)
             if record is None or reuse_problem(record, self.task.entry, self.task.config, encoder.spec):
                 return None
-            record = record.showing(encoder.spec, self.task.config)
-            path = self.folder.features / record.current
-            if FeatureGrid.open(path).verify():
+            grid = FeatureGrid.open(self.folder.features / record.current)
+            if not record.describes(grid) or grid.verify() or not self.folder.pictures_exist:
                 return None
-            clear_leftovers(path)
         except ArtefactError:
             return None  # damaged or of another version: made again
-        return record
+        clear_leftovers(grid.path)
+        asked = record.asked_by(self.task.entry)
+        if asked != record:
+            asked.write(self.folder)  # the same slide under another path, patient or label
+        return asked
 
     def _extract(self, encoder: Encoder) -> SlideRecord:
         config, entry = self.task.config, self.task.entry
-        reader = reader_for(config.reader)
         with self._timed("open"):
-            facts = reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
+            facts = self.reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
         with self._timed("tissue"):
-            prepared = reader.prepare(Preparation(config.tissue, config.tile, config.pictures.thumbnail_px))
+            prepared = self.reader.prepare(Preparation(config.tissue, config.tile, config.pictures.thumbnail_px))
         header = GridHeader.of(
             facts, prepared.grid, encoder.spec, tissue=config.tissue, slide_id=entry.id, dtype=config.encoder.dtype
         )
         with self._timed("features"):
-            files = self._encode(reader, prepared, header, encoder)
+            grid = self._finished(header, prepared) or self._encoded(header, prepared, encoder)
+        self._check_unreadable(grid.read_status)
         with self._timed("pictures"):
             write_overview(self.folder, prepared)
-        status = self._checked_status(header)
-        made = replace(
-            grid_record(header, prepared.grid, files, self.seconds),
-            padded=int((status == READ_PADDED).sum()),
-            unreadable=int((status == READ_FAILED).sum()),
-        )
+        made = grid_record(grid, self.seconds)
         record = SlideRecord.of(entry, config, facts).with_notes(prepared.notes).with_grid(made, self._earlier())
         record.write(self.folder)
         return record
 
-    def _encode(
-        self, reader: ReaderProcess, prepared: PreparedSlide, header: GridHeader, encoder: Encoder
-    ) -> list[ChunkRecord]:
-        """Streams the slide's tiles through the encoder into its grid, from wherever an earlier run was cut off."""
+    def _finished(self, header: GridHeader, prepared: PreparedSlide) -> FeatureGrid | None:
+        """A whole grid of the same making that is there already: settings went away and came back."""
         self.tiles = len(prepared.grid)
+        found = finished_grid(self.folder.features / header.name, header, prepared.grid)
+        if found is not None:
+            clear_leftovers(found.path)
+        return found
+
+    def _encoded(self, header: GridHeader, prepared: PreparedSlide, encoder: Encoder) -> FeatureGrid:
+        """Streams the slide's tiles through the encoder into its grid, from wherever an earlier run was cut off."""
         self.watcher.slide_started(self.task.entry.name, self.tiles)
-        writer = GridWriter(self.folder.features / header.name, header, prepared.grid)
+        path = self.folder.features / header.name
+        writer = GridWriter(path, header, prepared.grid)
         done = writer.rows_done
         if done < self.tiles:
             batch_size = whole_blocks(self.task.config.encoder.batch_size)
-            for rows in encode_tiles(reader.tiles(batch_size, start=done), encoder):
-                writer.append(rows)
-                done += len(rows)
-                self.watcher.tiles_done(len(rows), done / self.tiles)
-        return writer.commit()
+            with closing(self.reader.tiles(batch_size, start=done)) as tiles:
+                for rows in encode_tiles(tiles, encoder):
+                    writer.append(rows)
+                    done += len(rows)
+                    self.watcher.tiles_done(len(rows), done / self.tiles)
+        writer.commit()
+        return FeatureGrid.open(path)
 
-    def _checked_status(self, header: GridHeader) -> NDArray[np.uint8]:
-        """(N,) how each tile was read. Raises SlideUnreadable where too many were not."""
-        status = FeatureGrid.open(self.folder.features / header.name).read_status
+    def _check_unreadable(self, status: NDArray[np.uint8]) -> None:
+        """Raises SlideUnreadable where too many tiles could not be decoded."""
         self.unreadable = int((status == READ_FAILED).sum())
         allowed = self.task.config.reader.max_unreadable
         if self.unreadable > allowed * len(status):
@@ -208,7 +212,6 @@ class _Job:
                 f"{self.task.entry.path}: {self.unreadable} of {len(status)} tiles cannot be decoded.",
                 hint=f"Fetch the file again, or accept it with --set reader.max_unreadable=1 (now {allowed:g}).",
             )
-        return status
 
     def _earlier(self) -> SlideRecord | None:
         try:

@@ -8,23 +8,33 @@ from typing import Any
 from pipeline import ledger
 from pipeline.output import OutputFolder, write_csv
 from pipeline.record import SlideRecord
+from pipeline.zeroshot import current_scores
 from wsi.errors import ArtefactError
 
 SLIDE_COLUMNS = (
     "id", "slide", "patient", "status", "code", "detail", "width", "height", "mpp", "mpp_source", "vendor", "reader",
     "tiles", "padded", "unreadable", "tissue_mm2", "encoder", "features", "seconds", "warnings",
 )  # fmt: skip
+SCORE_COLUMNS = ("id", "prompts", "tiles", "label", "label_reason")
 
 
 def write_tables(out: OutputFolder) -> None:
     """Writes both tables anew. Slides that are refused are in `slides.csv` too, with the reason."""
     rows = list(slide_rows(out))
-    labels = sorted({k for row in rows for k in row if k not in SLIDE_COLUMNS})
+    labels = dict.fromkeys(k for row in rows for k in row if k not in SLIDE_COLUMNS)
     write_csv(out.path / "slides.csv", [*SLIDE_COLUMNS, *labels], rows)
-    scores = list(zeroshot_rows(out))
-    if scores:
-        columns = dict.fromkeys(k for row in scores for k in row)
-        write_csv(out.path / "zeroshot.csv", columns, scores)
+    scores = [_score_row(slide_id, found) for slide_id, found in scored(out)]
+    columns = dict.fromkeys([*SCORE_COLUMNS, *(k for row in scores for k in row)])
+    write_csv(out.path / "zeroshot.csv", columns, scores)
+
+
+def scored(out: OutputFolder) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(id, scores) of every slide that last ended well and whose scores are of its current features."""
+    for slide_id, outcome in sorted(ledger.last_outcomes(out.ledger).items()):
+        record = read_record(out, slide_id) if outcome.good else None
+        found = None if record is None else current_scores(out.slide(slide_id), record)
+        if found is not None:
+            yield slide_id, found
 
 
 def slide_rows(out: OutputFolder) -> Iterator[dict[str, Any]]:
@@ -38,17 +48,13 @@ def slide_rows(out: OutputFolder) -> Iterator[dict[str, Any]]:
         yield {**row, **({} if record is None else _described(record))}
 
 
-def zeroshot_rows(out: OutputFolder) -> Iterator[dict[str, Any]]:
-    """One row a scored slide: its label, then every pooling's probability per class, `top10:adenocarcinoma`."""
-    for folder in out.slides():
-        found = folder.zeroshot()
-        if found is None:
-            continue
-        row = {"id": folder.id, "prompts": found["prompts"], "tiles": found["tiles"], "label": found["label"] or ""}
-        row["label_reason"] = found["label_reason"]
-        for pooling, scores in found["pooled"].items():
-            row |= {f"{pooling}:{name}": p for name, p in zip(found["classes"], scores["p"], strict=False)}
-        yield row
+def _score_row(slide_id: str, found: dict[str, Any]) -> dict[str, Any]:
+    """A scored slide: its label, then every pooling's probability per class, `top10:adenocarcinoma`."""
+    row = {"id": slide_id, "prompts": found["prompts"], "tiles": found["tiles"], "label": found["label"] or ""}
+    row["label_reason"] = found["label_reason"]
+    for pooling, scores in found["pooled"].items():
+        row |= {f"{pooling}:{name}": p for name, p in zip(found["classes"], scores["p"], strict=False)}
+    return row
 
 
 def read_record(out: OutputFolder, slide_id: str) -> SlideRecord | None:
@@ -64,7 +70,8 @@ def _described(record: SlideRecord) -> dict[str, Any]:
         "patient": record.patient, "width": facts.width, "height": facts.height, "mpp": facts.known_mpp,
         "mpp_source": facts.mpp_source, "vendor": facts.vendor, "reader": facts.reader, "tiles": grid.tiles,
         "padded": grid.padded, "unreadable": grid.unreadable, "tissue_mm2": grid.tissue_mm2, "encoder": grid.encoder,
-        "features": f"slides/{record.id}/features/{grid.name}", "warnings": " ".join(record.warnings), **record.labels,
+        "features": f"slides/{record.id}/features/{grid.name}", "warnings": " ".join(record.warnings),
+        **{f"label_{k}" if k in SLIDE_COLUMNS else k: v for k, v in record.labels.items()},
     }  # fmt: skip
 
 

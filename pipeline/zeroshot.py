@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features import FeatureGrid
-from features.spec import Encoder
+from features.spec import Encoder, EncoderSpec
 from heads import (
     Bag,
     PromptSet,
@@ -19,6 +18,7 @@ from heads import (
     load_prompts,
     prompt_spread,
     text_bank,
+    tile_similarity,
     zero_shot,
     zero_shot_pooled,
     zero_shot_probabilities,
@@ -47,17 +47,37 @@ class Scorer:
     logit_scale: float  # natural log
     config: ZeroShotConfig
     untrained: bool
-    encoder_digest: str
+    network: str  # which weights the words went through
 
     @classmethod
     def of(cls, prompts: PromptSet, encoder: Encoder, config: ZeroShotConfig) -> Scorer:
         bank = text_bank(prompts, encoder)
-        return cls(prompts, bank, encoder.logit_scale, config, encoder.spec.untrained, digest(encoder.spec))
+        return cls(prompts, bank, encoder.logit_scale, config, encoder.spec.untrained, _network(encoder.spec))
+
+    def how(self, grid: FeatureGrid) -> dict[str, Any]:
+        """What every comparison of a slide's tiles has in common."""
+        return {
+            "logit_scale": self.logit_scale,
+            "smooth_over": grid.grid.keep.shape if self.config.smooth else None,
+        }
+
+    def bag_of(self, folder: SlideFolder, record: SlideRecord) -> tuple[FeatureGrid, Bag]:
+        """A slide's features. Raises EncoderMismatch where they are not of the network that read the prompts.
+
+        The precision they were computed in may differ: features of a GPU are scored on a CPU.
+        """
+        grid = FeatureGrid.open(folder.features / record.current)
+        if _network(grid.encoder) != self.network:
+            raise EncoderMismatch(
+                f"{grid.path}: features of {grid.encoder.name} with other weights than the prompts' encoder has.",
+                hint="Run `wsi run` again with the encoder and weights you want.",
+            )
+        return grid, Bag.from_grid(grid)
 
     @property
     def key(self) -> str:
         """Changes with every word, setting and weight that a score depends on."""
-        return digest(self.prompts, self.config, self.encoder_digest, self.logit_scale)
+        return digest(self.prompts, self.config, self.network, self.logit_scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,11 +88,21 @@ class TileMap:
     rows: NDArray[np.int64]  # (M,) the tiles that could be read, as indices into the grid's N
     p: NDArray[np.float32]  # (M, C) softmax over all classes, context included
 
+    @classmethod
+    def of(cls, grid: FeatureGrid, bag: Bag, scorer: Scorer) -> TileMap:
+        similarity = tile_similarity(bag, ensemble(scorer.bank), scorer.how(grid)["smooth_over"])
+        p = zero_shot_probabilities(similarity, scorer.logit_scale)
+        return cls(grid, np.flatnonzero(grid.read_status != READ_FAILED), p)
+
     def full(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """(M,) values as (N,), NaN where a tile could not be read."""
         out = np.full(len(self.grid), np.nan, np.float32)
         out[self.rows] = values
         return out
+
+
+def _network(spec: EncoderSpec) -> str:
+    return digest(replace(spec, precision=""))
 
 
 def default_prompts(asked: str, encoder_name: str) -> PromptSet | None:
@@ -85,34 +115,42 @@ def default_prompts(asked: str, encoder_name: str) -> PromptSet | None:
 def score_slide(folder: SlideFolder, record: SlideRecord, scorer: Scorer, pictures: PictureConfig) -> None:
     """Writes zeroshot.json, heatmaps and the tiles' GeoJSON of a slide, unless they are there for the same inputs."""
     key = digest(scorer.key, record.current, record.facts.fingerprint, pictures)
-    before = _earlier(folder)
-    if before is not None and before["key"] == key:
+    before = current_scores(folder, record)
+    if (
+        before is not None
+        and before["key"] == key
+        and all((folder.path / m["file"]).exists() for m in before["heatmaps"])
+    ):
         return
-    grid = FeatureGrid.open(folder.features / record.current)
-    if digest(grid.encoder) != scorer.encoder_digest:
-        raise EncoderMismatch(
-            f"{grid.path}: features of {grid.encoder.name} with other weights than the prompts' encoder has.",
-            hint="Run `wsi run` again with the encoder and weights you want.",
-        )
-    bag = Bag.from_grid(grid)
+    grid, bag = scorer.bag_of(folder, record)
     if not len(bag):
         return
-    smooth = grid.grid.keep.shape if scorer.config.smooth else None
-    how: dict[str, Any] = {"logit_scale": scorer.logit_scale, "smooth_over": smooth}
-    embeddings = ensemble(scorer.bank)
+    tiles = TileMap.of(grid, bag, scorer)
+    embeddings, how = ensemble(scorer.bank), scorer.how(grid)
     top = zero_shot(bag, embeddings, top_k=scorer.config.top_k, **how)
     pooled = {f"top{k}": score for k, score in top.items()} | zero_shot_pooled(bag, embeddings, **how)
-    similarity = next(iter(pooled.values())).per_tile
-    assert similarity is not None, "zero-shot scores keep their tiles"
-    tiles = TileMap(
-        grid, np.flatnonzero(grid.read_status != READ_FAILED), zero_shot_probabilities(similarity, scorer.logit_scale)
-    )
     maps = draw_maps(folder, record, tiles, scorer, pictures)
     result = _result(scorer, pooled, len(bag)) | {
         "spread": _spread(scorer, bag, how),
         "tiles_shown": _extremes(tiles, scorer, pictures),
     }
-    folder.write_zeroshot({"key": key, "grid": record.current, "heatmaps": maps, **result})
+    made_from = {"key": key, "grid": record.current, "fingerprint": record.facts.fingerprint}
+    folder.write_zeroshot({**made_from, "heatmaps": maps, **result})
+
+
+def _all_there(folder: SlideFolder, maps: list[dict[str, str]]) -> bool:
+    return all((folder.path / m["file"]).exists() for m in maps)
+
+
+def current_scores(folder: SlideFolder, record: SlideRecord) -> dict[str, Any] | None:
+    """The slide's scores, if they are of its current features; None where there are none or they are out of date."""
+    try:
+        found = folder.zeroshot()
+    except GridDamaged:
+        return None
+    if found is None or (found["grid"], found["fingerprint"]) != (record.current, record.facts.fingerprint):
+        return None
+    return found
 
 
 def draw_maps(
@@ -123,7 +161,8 @@ def draw_maps(
         return []
     drawn = []
     for name, title, values in map_values(tiles, scorer.prompts):
-        path = write_heatmap(folder, record, tiles.grid.grid, TileScores(name, title, tiles.full(values), PROBABILITY))
+        scores = TileScores(name, title, tiles.full(values), PROBABILITY, f"prompts {scorer.prompts.name}")
+        path = write_heatmap(folder, record, tiles.grid.grid, scores)
         drawn.append({"name": title, "file": path.relative_to(folder.path).as_posix()})
     names = scorer.prompts.names
     classes = np.full(len(tiles.grid), -1)
@@ -197,14 +236,3 @@ def _extremes(tiles: TileMap, scorer: Scorer, pictures: PictureConfig) -> dict[s
         return [{"cell": int(cells[i]), "score": round(float(values[i]), 6)} for i in rows]
 
     return {"score": title, "top": listed(order[:n]), "bottom": listed(order[::-1][:n])}
-
-
-def _earlier(folder: SlideFolder) -> dict[str, Any] | None:
-    """The result that is there, if it and all it names are."""
-    try:
-        found = folder.zeroshot()
-    except GridDamaged:
-        return None
-    if found is None or not all((folder.path / Path(m["file"])).exists() for m in found.get("heatmaps", [])):
-        return None
-    return found

@@ -131,6 +131,8 @@ def test_planted_violations_are_found() -> None:
     assert sins("from pickle import UnpicklingError") == []
     assert sins("eval('1')\nprint(1)") == ["eval", "print"]
     assert sins("torch.load(f, weights_only=False)") == ["weights_only"]
+    planted = ast.parse("from wsi.geometry import Size\nfrom pipeline import run\ndef f():\n    import heads")
+    assert list(_run_imports(planted.body, "pipeline.x")) == ["wsi.geometry", "pipeline.run"]
     assert _circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) != []
     assert _circles({"a": {"b"}, "b": set()}) == []
 

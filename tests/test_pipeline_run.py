@@ -103,6 +103,27 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(finished: Path, slides
     assert not list(out.glob("slides/*/features/.*"))  # no leftovers
 
 
+def test_killed_inside_a_slide_it_goes_on_from_there(slides: Path, tmp_path: Path) -> None:
+    """Tiles of 32 px: thousands of them, so that rows are on disk before the slide is done."""
+    fine = [slides / "s12.svs", *COLOUR, "--set", "tile.size_px=32", "--set", "tissue.min_piece_um2=10000"]
+    assert wsi("run", *fine, "-o", tmp_path / "whole").returncode == 0
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pipeline", "run", *map(str, fine), "-o", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(out.glob("slides/s12/features/.*.partial/rows/*.rows")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (piece,) = list(out.glob("slides/s12/features/.*.partial/rows/000000.rows"))
+    written = piece.stat().st_mtime_ns
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and piece.exists():
+        assert piece.stat().st_mtime_ns == written  # kept, not made again
+        time.sleep(0.05)
+    assert process.wait() == 0
+    assert digests(out) == digests(tmp_path / "whole") and len(digests(out)) > 0
+
+
 def test_a_changed_slide_or_setting_is_done_again(slides: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()

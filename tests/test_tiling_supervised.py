@@ -102,7 +102,8 @@ def test_a_bad_tile_costs_that_tile(reader: ReaderProcess, tmp_path: Path) -> No
     grid = reader.prepare(WANTED).grid
     status = np.concatenate([b.status for b in reader.tiles(4)])
     assert (status == READ_FAILED).sum() == 1
-    assert grid.region(int(grid.cells[status == READ_FAILED][0])).intersection(grid.region(0)) is None
+    bad = grid.region(int(grid.cells[status == READ_FAILED][0]))
+    assert bad.x <= 450 < bad.right and bad.y <= 450 < bad.bottom  # the one that holds the damaged point
 
 
 def test_errors_of_the_slide_come_through_as_themselves(reader: ReaderProcess, tmp_path: Path) -> None:

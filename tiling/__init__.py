@@ -1,8 +1,8 @@
 """Slide to tissue to grid to tiles.
 
-    mask = detect_tissue(slide)                              # TissueMask
-    grid = TileGrid.over(slide, mask, TileSpec(mpp=0.5))     # TileGrid
-    for batch in read_tiles(slide, grid): ...                # TileBatch, in grid order
+mask = detect_tissue(slide)                              # TissueMask
+grid = TileGrid.over(slide, mask, TileSpec(mpp=0.5))     # TileGrid
+for batch in read_tiles(slide, grid): ...                # TileBatch, in grid order
 """
 
 from tiling.grid import TileBatch, TileGrid, TileSpec, TissueMask

@@ -26,6 +26,8 @@ class TileSpec:
     max_upsample: float = 1.05  # a slide coarser than mpp x this is refused: pixels are not invented in silence
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.mpp):
+            raise ValueError("mpp must be finite")
         if self.size_px < 1 or self.mpp <= 0 or (self.stride_px is not None and self.stride_px < 1):
             raise ValueError(f"tile size, stride and mpp must be positive: {self}")
         if not 0 <= self.min_tissue <= 1:

@@ -8,13 +8,15 @@ come back through shared memory without being copied or pickled.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,10 +27,12 @@ from numpy.typing import NDArray
 from tiling.frames import Arrays, Silence, receive, send
 from tiling.grid import TileBatch, TileGrid, TileSpec, TissueMask
 from tiling.tissue import TissueConfig
-from wsi.errors import ReaderCrashed, ReaderMemory, ReaderTimeout, SlideError, from_record
+from wsi.errors import ReaderCrashed, ReaderMemory, ReaderTimeout, SetupError, SlideError, from_record
 from wsi.facts import SlideFacts
 from wsi.geometry import Region
+from wsi.opening import READERS
 
+MIN_SHARED_BYTES = 128 * 2**20  # of /dev/shm; containers may have as little as 64 MiB
 SLOTS = 3  # batches in shared memory: one being encoded, one ready, one being filled
 
 
@@ -45,6 +49,12 @@ class ReaderConfig:
     def __post_init__(self) -> None:
         if self.threads < 1 or self.timeout_s <= 0 or self.memory_gb < 0:
             raise ValueError("threads and timeout_s must be positive, memory_gb 0 or more")
+        if not (math.isfinite(self.timeout_s) and math.isfinite(self.memory_gb)):
+            raise ValueError("timeout_s and memory_gb must be finite")
+        if self.name not in ("auto", *READERS) and ":" not in self.name:
+            raise ValueError(
+                f"there is no reader {self.name!r}: auto, {', '.join(READERS)}, or package.module:callable"
+            )
         if not 0 <= self.max_unreadable <= 1:
             raise ValueError(f"max_unreadable is a share between 0 and 1, not {self.max_unreadable}")
 
@@ -118,7 +128,7 @@ class ReaderProcess:
         )
         return PreparedSlide(self._facts, arrays["thumbnail"], mask, self._grid, tuple(header["notes"]))
 
-    def tiles(self, batch_size: int, start: int = 0) -> Iterator[TileBatch]:
+    def tiles(self, batch_size: int, start: int = 0) -> Generator[TileBatch, None, None]:
         """Batches of the prepared grid in grid order, from kept tile `start` on; the child reads ahead of the consumer.
 
         A batch's pixels live in shared memory and are overwritten once the next batch is asked for: copy to keep.
@@ -126,7 +136,7 @@ class ReaderProcess:
         assert self._grid is not None, "prepare the slide first"
         size = self._grid.spec.size_px
         shape = (SLOTS, batch_size, size, size, 3)
-        os.ftruncate(self._ring.fileno(), int(np.prod(shape)))
+        self._reserve(int(np.prod(shape)))
         slots = np.frombuffer(mmap.mmap(self._ring.fileno(), int(np.prod(shape))), np.uint8).reshape(shape)
         request = {"do": "tiles", "batch_size": batch_size, "start": start, "slots": SLOTS}
         done = False
@@ -176,6 +186,17 @@ class ReaderProcess:
         )
         os.close(child_in)
         os.close(child_out)
+
+    def _reserve(self, count: int) -> None:
+        """Makes the ring so large, in earnest: memory that is only promised kills whoever writes to it."""
+        try:
+            os.posix_fallocate(self._ring.fileno(), 0, count)
+        except OSError as error:
+            where = _memory_folder() or tempfile.gettempdir()
+            raise SetupError(
+                f"{where}: there is no room for {count >> 20} MiB of tiles ({error.strerror}).",
+                hint="Give the container more of it (docker run --shm-size=1g), or a smaller encoder.batch_size.",
+            ) from None
 
     def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], Arrays]:
         if self._process is None:
@@ -231,4 +252,6 @@ class ReaderProcess:
 
 
 def _memory_folder() -> str | None:
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+    """Where a file is memory; None for the folder of temporary files where there is no such place, or little of it."""
+    shared = Path("/dev/shm")
+    return str(shared) if shared.is_dir() and shutil.disk_usage(shared).free > MIN_SHARED_BYTES else None

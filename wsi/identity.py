@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def canonical_json(value: Any) -> str:
 
 def digest(*specs: Any) -> str:
     """SHA-256 (64 hex digits) over *all* fields of the given specs; a new field changes it without being listed."""
-    return hashlib.sha256(canonical_json(specs).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(specs).encode(errors="surrogatepass")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -55,7 +56,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
     sha = hashlib.sha256()
     for path in paths:
         length = path.stat().st_size
-        sha.update(f"{path.name}\0{length}\0".encode())
+        sha.update(os.fsencode(path.name) + f"\0{length}\0".encode())  # names of files need not be UTF-8
         with open(path, "rb") as f:
             for i in range(_SAMPLES):
                 f.seek(max(0, (length - _SAMPLE_BYTES) * i // (_SAMPLES - 1)))

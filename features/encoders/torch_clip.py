@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class TorchEncoder:
         self.logit_scale = towers.text.logit_scale if towers.text else 0.0
         self._towers = towers
         self._compute = compute
+        self._busy = Lock()  # torch's number of threads is one for the process: calls take turns
 
     def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (B, H, W, 3) RGB -> float32 (B, D), not normalised."""
@@ -57,7 +59,8 @@ class TorchEncoder:
     def _run(self, embed: Callable[[NDArray[Any]], NDArray[np.float32]], rows: NDArray[Any]) -> NDArray[np.float32]:
         if len(rows) == 0:
             return np.zeros((0, self.spec.dim), np.float32)
-        return map_blocks(embed, rows) if self._compute.device.type == "cpu" else embed(rows)
+        with self._busy:
+            return map_blocks(embed, rows) if self._compute.device.type == "cpu" else embed(rows)
 
     @torch.inference_mode()
     def _embed_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

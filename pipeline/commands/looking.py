@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.console import duration, open_console, size, table
-from pipeline.manifest import SlideEntry, entries_from
+from pipeline.manifest import SlideEntry, entries_from, printable
 from pipeline.output import OutputFolder
 from wsi.errors import SetupError, ToolkitError
 
@@ -64,9 +64,10 @@ def info(slides: list[Path], mpp: float | None, reader: str) -> int:
         for entry in entries:
             try:
                 facts = process.open(entry.path, None, mpp)
-            except ToolkitError as error:
+            except (ToolkitError, RuntimeError) as error:
                 wrong += 1
-                console.print(f"{entry.name}: refused ({error.code}). {error}", style="red")
+                code = error.code if isinstance(error, ToolkitError) else "bug"
+                console.print(printable(f"{entry.name}: refused ({code}). {error}"), style="red")
                 continue
             console.print(described(entry.name, facts))
     return 0 if not wrong else 4 if wrong == len(entries) else 3

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.config import load_config, setting
+from pipeline.config import dump_toml, load_config, setting
 from pipeline.console import duration, open_console, table
-from pipeline.output import OutputFolder
+from pipeline.output import OutputFolder, write_text
 from wsi.errors import UsageError
 
 
@@ -21,10 +21,13 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
     from pipeline.tables import write_tables
 
     console, folder = open_console(), OutputFolder(out).existing()
-    config = load_config(folder.config, [*(settings or []), setting("zeroshot.prompts", prompts)])
+    chosen, kept = load_prompts(prompts), str(Path(prompts).absolute()) if Path(prompts).is_file() else prompts
+    config = load_config(folder.config, [*(settings or []), setting("zeroshot.prompts", kept)])
     started = time.monotonic()
-    done, skipped = rescore(folder, config, load_prompts(prompts))
-    write_tables(folder)
+    with folder.alone():
+        done, skipped = rescore(folder, config, chosen)
+        write_text(folder.config, dump_toml(config))  # these are the prompts in use from now on
+        write_tables(folder)
     write_quietly(folder)
     show_scores(console, folder)
     for sentence in skipped:
@@ -81,13 +84,15 @@ def write_quietly(folder: OutputFolder) -> None:
 
 def show_scores(console: Console, folder: OutputFolder) -> None:
     """The zero-shot table, if anything was scored."""
-    scored = [(f.id, z) for f in folder.slides() if (z := f.zeroshot()) is not None]
-    if not scored:
+    from pipeline.tables import scored
+
+    all_scores = list(scored(folder))
+    if not all_scores:
         return
     rows = []
-    for slide_id, found in scored:
+    for slide_id, found in all_scores:
         p = dict(zip(found["classes"], found["pooled"][found["label_pooling"]]["p"], strict=False))
         label = found["label"] or "none shown"
         rows.append((slide_id, found["tiles"], label, f"{p[label]:.2f}" if label in p else ""))
-    title = f"zero-shot, prompts: {scored[0][1]['prompts']} (research use only, not a diagnosis)"
+    title = f"zero-shot, prompts: {all_scores[0][1]['prompts']} (research use only, not a diagnosis)"
     console.print(table(title, ("slide", "tiles", "label", "p"), rows, right=("tiles", "p")))

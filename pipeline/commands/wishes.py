@@ -14,6 +14,8 @@ from wsi.errors import UsageError
 def configured(path: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> RunConfig:
     """Defaults, file, --set, then the command's own flags, each over the one before."""
 
+    if flags.get("encoder.weights") and Path(flags["encoder.weights"]).exists():
+        flags["encoder.weights"] = str(Path(flags["encoder.weights"]).absolute())  # workers may start elsewhere
     said = [setting(key, value) for key, value in flags.items() if value is not None]
     return load_config(path, [*(settings or []), *said])
 

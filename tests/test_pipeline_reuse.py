@@ -1,0 +1,230 @@
+"""What is done again and what stands: a result is never shown for another file, scale, setting or prompt."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features import FeatureGrid
+from pipeline import ledger, stages
+from pipeline.config import RunConfig, load_config
+from pipeline.crops import shown_cells
+from pipeline.executor import SerialExecutor
+from pipeline.ledger import Outcome
+from pipeline.manifest import SlideEntry, entries_from
+from pipeline.output import OutputFolder
+from pipeline.record import SlideRecord
+from pipeline.reporting import make_report
+from pipeline.run import Run
+from pipeline.synthetic import draw, recipe
+from pipeline.zeroshot import default_prompts
+from wsi.errors import NoSpace, StorageError
+from wsi.svs import SvsSpec, write_svs
+
+DEMO = ['encoder.name="demo"', "encoder.batch_size=32", "zeroshot.draws=2"]
+
+
+class Quiet:
+    def slide_started(self, name: str, tiles: int) -> None: ...
+
+    def tiles_done(self, count: int, share: float) -> None: ...
+
+    def slide_ended(self, outcome: Outcome, counted: bool) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("originals")
+    for seed, diagnosis in ((31, "benign"), (32, "squamous carcinoma")):
+        drawn = draw(recipe(seed, diagnosis, width_um=700.0, height_um=600.0, mpp=0.5, pieces=1, pen=None))
+        write_svs(folder / f"{seed}.svs", drawn.pixels, SvsSpec(mpp=0.5))
+    return folder
+
+
+@pytest.fixture
+def here(originals: Path, tmp_path: Path) -> Path:
+    """A slide folder with one slide, in/s.svs."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "s.svs").write_bytes((originals / "31.svs").read_bytes())
+    return tmp_path
+
+
+def run(here: Path, *settings: str, entries: list[SlideEntry] | None = None, prompts: str = "") -> Outcome:
+    config = load_config(settings=[*DEMO, *settings])
+    return run_with(here, config, entries or entries_from([here / "in"]), prompts)
+
+
+def run_with(here: Path, config: RunConfig, entries: list[SlideEntry], prompts: str = "") -> Outcome:
+    job = Run(tuple(entries), OutputFolder(here / "out"), config, default_prompts(prompts, config.encoder.name))
+    (outcome,) = job.outcomes(SerialExecutor(), Quiet())
+    return outcome
+
+
+def record(here: Path) -> SlideRecord:
+    found = SlideRecord.read(OutputFolder(here / "out").slide("s"))
+    assert found is not None
+    return found
+
+
+def grid(here: Path) -> FeatureGrid:
+    return FeatureGrid.open(here / "out/slides/s/features" / record(here).current)
+
+
+def rows(here: Path, table: str) -> list[dict[str, str]]:
+    with open(here / "out" / table, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def test_settings_that_go_and_come_back_show_their_own_results(here: Path) -> None:
+    run(here)
+    first = grid(here)
+    assert run(here, "tile.min_tissue=0.95").status == "done" and len(grid(here)) < len(first)
+    overlay = (here / "out/slides/s/overlay.png").read_bytes()
+    again = run(here)
+    assert again.status == "done" and again.tiles == len(first) == len(grid(here))  # cheap: nothing was encoded
+    assert grid(here).path == first.path and (here / "out/slides/s/overlay.png").read_bytes() != overlay
+    zeroshot = json.loads((here / "out/slides/s/zeroshot.json").read_text())
+    assert zeroshot["grid"] == record(here).current
+    assert [int(r["tiles"]) for r in rows(here, "zeroshot.csv")] == [len(first)]
+
+
+def test_the_type_of_stored_features_is_a_setting_too(here: Path) -> None:
+    run(here)
+    assert run(here, 'encoder.dtype="float32"').status == "done"
+    assert grid(here).features.dtype == np.float32
+
+
+def test_a_refused_replacement_leaves_no_features_for_the_slide_it_replaced(here: Path, originals: Path) -> None:
+    run(here)
+    expected = np.asarray(grid(here).features)
+    slide = here / "in" / "s.svs"
+    slide.write_bytes((originals / "32.svs").read_bytes())
+    config = load_config(settings=DEMO)
+    strict = run_with(here, config, entries_from([here / "in"]))
+    assert strict.status == "done"
+    # the other slide's grid lies there, but its record is lost before it is written
+    (here / "out/slides/s/slide.json").unlink()
+    slide.write_bytes((originals / "31.svs").read_bytes())
+    assert run(here).status == "done"
+    assert np.array_equal(np.asarray(grid(here).features), expected)
+
+
+def test_tile_pictures_are_of_the_slide_that_is_there(here: Path, originals: Path) -> None:
+    run(here)
+    before = {p.name: p.read_bytes() for p in (here / "out/slides/s/tiles").glob("*.jpg")}
+    (here / "in/s.svs").write_bytes((originals / "32.svs").read_bytes())
+    run(here)
+    shown = shown_cells(OutputFolder(here / "out").slide("s").zeroshot())
+    new = {p.name for p in (here / "out/slides/s/tiles").glob("*.jpg")} - set(before)
+    assert len(new) == len(shown) > 0
+
+
+def test_scores_of_another_encoder_or_of_a_refused_slide_are_not_shown(here: Path) -> None:
+    run(here)
+    assert [r["id"] for r in rows(here, "zeroshot.csv")] == ["s"]
+    run(here, 'encoder.name="colour"', prompts="none")
+    assert rows(here, "zeroshot.csv") == []
+    make_report(OutputFolder(here / "out"))
+    assert "p(tumour)" not in (here / "out/report.html").read_text()
+    run(here)
+    (here / "in/s.svs").write_bytes(b"")
+    assert run(here).status == "refused" and rows(here, "zeroshot.csv") == []
+
+
+def test_a_scale_given_for_this_slide_is_not_one_for_slides_without(here: Path) -> None:
+    entry = entries_from([here / "in"])[0]
+    from dataclasses import replace
+
+    assert run(here, entries=[replace(entry, mpp=0.45)]).status == "done" and record(here).facts.mpp == 0.45
+    assert run(here, entries=[replace(entry, mpp_if_missing=0.45)]).status == "done" and record(here).facts.mpp == 0.5
+    assert run(here).status == "reused"
+
+
+def test_a_moved_folder_and_new_labels_cost_nothing(here: Path) -> None:
+    run(here)
+    (here / "in").rename(here / "elsewhere")
+    (here / "m.csv").write_text("slide,id,patient,status\nelsewhere/s.svs,s,P7,deceased\n")
+    outcome = run(here, entries=entries_from([here / "m.csv"]), prompts="nsclc")
+    assert outcome.status == "reused"
+    assert record(here).facts.path == str(here / "elsewhere" / "s.svs")
+    (row,) = rows(here, "slides.csv")
+    assert (row["patient"], row["status"], row["label_status"]) == ("P7", "reused", "deceased")
+
+
+def test_a_lost_picture_is_drawn_again_without_encoding(here: Path) -> None:
+    run(here)
+    before = grid(here).path.stat().st_mtime_ns
+    (here / "out/slides/s/thumbnail.jpg").unlink()
+    assert run(here).status == "done" and (here / "out/slides/s/thumbnail.jpg").exists()
+    assert grid(here).path.stat().st_mtime_ns == before
+
+
+def test_a_damaged_chunk_is_noticed_and_made_again(here: Path) -> None:
+    run(here)
+    chunk = grid(here).path / "features" / "c" / "0" / "0"
+    data = bytearray(chunk.read_bytes())
+    expected, data[100] = bytes(data), data[100] ^ 1
+    chunk.write_bytes(bytes(data))
+    assert run(here).status == "done" and chunk.read_bytes() == expected
+
+
+def test_a_name_that_is_no_text_is_one_slide_like_any_other(here: Path) -> None:
+    name = os.fsencode(here / "in") + b"/caf\xe9.svs"
+    (here / "in" / "s.svs").rename(os.fsdecode(name))
+    (entry,) = entries_from([here / "in"])
+    done = run(here, entries=[entry])
+    assert (entry.name, done.status) == ("caf\\xe9.svs", "done"), done.detail
+    os.truncate(name, 1000)
+    assert run(here, entries=[entry]).status == "refused"
+    make_report(OutputFolder(here / "out"))
+    assert ledger.last_outcomes(here / "out/ledger.jsonl")[entry.id].status == "refused"
+
+
+def test_a_second_run_in_the_same_folder_is_refused(here: Path) -> None:
+    folder = OutputFolder(here / "out")
+    folder.prepare()
+    with folder.alone(), pytest.raises(StorageError, match="another run is working"):
+        run(here)
+    assert run(here).status == "done"
+
+
+def test_a_torn_line_costs_only_itself(here: Path) -> None:
+    run(here)
+    with open(here / "out/ledger.jsonl", "a") as f:
+        f.write('{"event": "slide", "slide_id": "t", "sta')
+    assert run(here).status == "reused"
+    assert ledger.last_outcomes(here / "out/ledger.jsonl")["s"].status == "reused"
+
+
+def test_a_full_disk_ends_the_run_and_the_next_one_completes_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise NoSpace("the disk is full.", hint="Free some space.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "write_overview", full)
+        with pytest.raises(NoSpace):
+            run(here)
+    assert ledger.last_outcomes(here / "out/ledger.jsonl")["s"].status == "stopped"
+    assert run(here).status == "done"
+
+
+def test_an_attention_map_of_other_tiles_is_left_out_of_the_report(here: Path) -> None:
+    from heads import Bag, train_head
+    from pipeline.pictures import drawn_maps, write_heatmap
+    from pipeline.rescore import attention_map
+
+    run(here)
+    folder = OutputFolder(here / "out").slide("s")
+    bags = [Bag.from_grid(grid(here))] * 2
+    head = train_head(bags, ["a", "b"], epochs=1)
+    write_heatmap(folder, record(here), grid(here).grid, attention_map(grid(here), head, "mine"))
+    assert [m.source for m in drawn_maps(folder, record(here))] == ["head mine", "prompts demo"]
+    run(here, "tile.min_tissue=0.95")
+    assert [m.source for m in drawn_maps(folder, record(here))] == ["prompts demo"]
+    make_report(OutputFolder(here / "out"))
+    assert "Not all of this slide can be shown" not in (here / "out/report.html").read_text()
