@@ -93,6 +93,18 @@ def show_scores(console: Console, folder: OutputFolder) -> None:
     for slide_id, found in all_scores:
         p = dict(zip(found["classes"], found["pooled"][found["label_pooling"]]["p"], strict=False))
         label = found["label"] or "none shown"
-        rows.append((slide_id, found["tiles"], label, f"{p[label]:.2f}" if label in p else ""))
+        rows.append((slide_id, found["tiles"], label, f"{p[label]:.2f}" if label in p else "", draws_won(found)))
     title = f"zero-shot, prompts: {all_scores[0][1]['prompts']} (research use only, not a diagnosis)"
-    console.print(table(title, ("slide", "tiles", "label", "p"), rows, right=("tiles", "p")))
+    console.print(
+        table(
+            title, ("slide", "tiles", "label", "p", "prompt draws won"), rows, right=("tiles", "p", "prompt draws won")
+        )
+    )
+
+
+def draws_won(found: dict[str, Any]) -> str:
+    """Share of the random wordings in which the label shown has the highest p: near 50 %, the words decide."""
+    if not found["label"] or not found["spread"]:
+        return ""
+    competing = [name for name, context in zip(found["classes"], found["context"], strict=True) if not context]
+    return f"{found['spread']['wins'][competing.index(found['label'])]:.0%}"
