@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import evil_readers
@@ -154,3 +154,12 @@ def test_frames_carry_arrays_of_any_kind_and_time_out() -> None:
     with pytest.raises(EOFError):
         receive(out, 1)
     os.close(out)
+
+
+def test_an_overview_is_not_taken_for_a_slide_without_resolution(shared_data: Callable[[str], Path]) -> None:
+    """28.97 um is what the file says of itself; the other's 0.00499 is nonsense, so the caller's figure serves."""
+    with ReaderProcess(ReaderConfig()) as reader:
+        overview = reader.open(shared_data("slides/camelyon_overview.dcm"), mpp_if_missing=0.5)
+        nonsense = reader.open(shared_data("slides/CMU-1-Small-Region.jpeg.tiff"), mpp_if_missing=0.5)
+    assert overview.known_mpp is None and "overview" in overview.mpp_problem["hint"]  # type: ignore[index]
+    assert nonsense.mpp == 0.5

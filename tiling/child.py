@@ -64,7 +64,8 @@ class Child:
         """path, reader, mpp, mpp_if_missing -> facts of the slide, which stays open."""
         self.path = request["path"]
         facts = self._opened(request, request["mpp"])
-        if facts.known_mpp is None and request["mpp_if_missing"]:
+        claims_to_be_coarse = (facts.mpp_problem or {}).get("facts", {}).get("coarse", False)
+        if facts.known_mpp is None and request["mpp_if_missing"] and not claims_to_be_coarse:
             facts = self._opened(request, request["mpp_if_missing"])
         send(self.outbox, {"facts": facts.as_json()})
 

@@ -23,6 +23,7 @@ _Facts = Mapping[str, str]
 _Pair = tuple[float, float]  # um per px in x and y
 _OME_UNITS = {"um": 1.0, "µm": 1.0, "μm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}  # both signs for micro
 _TIFF_UNITS = {"inch": 25_400.0, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0}
+_COARSE_HINT = "It looks like an overview: leave it out, or give another figure in the manifest's column `mpp`."
 _HINT = "Give it with --mpp, or in the manifest's column `mpp`."
 
 
@@ -33,6 +34,7 @@ class Resolution:
     mpp: float | None  # um per level-0 px, geometric mean of both axes; None if nothing can be believed
     source: str  # the property it was taken from, "given by the caller" or "none"
     refused: tuple[str, ...] = ()  # a sentence for each figure that cannot be
+    coarse: bool = False  # the file itself claims pixels beyond 20 um: an overview, not a slide without a resolution
     warnings: tuple[str, ...] = ()  # these, and what else a user should know
 
     def require(self, path: Path) -> float:
@@ -40,7 +42,8 @@ class Resolution:
         if self.mpp is not None:
             return self.mpp
         if self.refused:
-            raise MppImplausible(f"{path}: {' '.join(self.refused)}", hint=_HINT, path=str(path))
+            hint = _COARSE_HINT if self.coarse else _HINT
+            raise MppImplausible(f"{path}: {' '.join(self.refused)}", hint=hint, path=str(path), coarse=self.coarse)
         raise MppMissing(f"{path} does not say how large its pixels are.", hint=_HINT, path=str(path))
 
 
@@ -61,7 +64,8 @@ def resolve(facts: _Facts, given: float | None = None) -> Resolution:
     if mpp is not None and power is not None and abs(mpp * power / 10 - 1) > MAX_POWER_DISAGREEMENT:
         expected = 10 / power
         warnings.append(f"{mpp:.4g} um per pixel ({source}) is unusual for {power:g}x, where about {expected:.3g} is.")
-    return Resolution(mpp, source, refused, tuple(warnings))
+    coarse = any(MPP_RANGE[1] < min(pair) < math.inf for _, pair in _candidates(facts))
+    return Resolution(mpp, source, refused, coarse, tuple(warnings))
 
 
 def objective_power(facts: _Facts) -> float | None:
