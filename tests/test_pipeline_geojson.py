@@ -1,11 +1,10 @@
-"""QuPath GeoJSON: the exact shape its importer accepts, its cropped frame, and what people and attackers bring."""
+"""QuPath GeoJSON: the exact shape its importer accepts, and its cropped frame."""
 
 from __future__ import annotations
 
 import gzip
 import itertools
 import json
-import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import shapely
 from shapely import MultiPolygon, Polygon, box
 
 from pipeline import geojson
-from pipeline.geojson import TileLayer, read_geojson_polygons, tile_features, tissue_features, write_geojson
+from pipeline.geojson import TileLayer, tile_features, tissue_features, write_geojson
 from tiling.grid import TileGrid, TileSpec
-from wsi.errors import NoSpace, UsageError
+from wsi.errors import NoSpace
 from wsi.geometry import Region
 
 BOUNDS = Region(1000, 500, 400, 300)
@@ -174,118 +172,3 @@ def test_a_failure_half_way_leaves_the_old_file(tmp_path: Path) -> None:
         write_geojson(path, source())
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-# Reading
-
-
-@pytest.mark.parametrize("name", ["t.geojson", "t.geojson.gz"])
-def test_tissue_comes_back_where_it_was(tmp_path: Path, name: str) -> None:
-    write_geojson(tmp_path / name, tissue_features(OUTLINE, BOUNDS, "s"))
-    back = read_geojson_polygons(tmp_path / name, BOUNDS)
-    assert isinstance(back, MultiPolygon) and back.is_valid
-    assert back.symmetric_difference(OUTLINE).area < 1  # two decimals
-    assert sum(len(p.interiors) for p in back.geoms) == 1
-
-
-SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]]}
-FEATURE = {"type": "Feature", "geometry": SQUARE, "properties": {"objectType": "annotation"}}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"type": "FeatureCollection", "features": [FEATURE]},
-        FEATURE,
-        [FEATURE],
-        SQUARE,
-        [FEATURE, {"type": "Feature", "geometry": None, "properties": {}}],
-        {"type": "Feature", "geometry": {"type": "MultiPolygon", "coordinates": [SQUARE["coordinates"]]}},
-        {"type": "GeometryCollection", "geometries": [SQUARE]},
-        {"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [10, 10], [0, 10]]]},  # not closed
-        {"type": "Polygon", "coordinates": [[[0, 0, 3], [10, 0, 3], [10, 10, 3], [0, 10, 3], [0, 0, 3]]]},
-        {**SQUARE, "plane": {"c": -1, "z": 0, "t": 0}},
-        [SQUARE, SQUARE],  # drawn twice
-    ],
-)
-def test_everything_qupath_writes_is_understood(tmp_path: Path, content: Any) -> None:
-    area = read_geojson_polygons(dump(tmp_path / "a.geojson", content), BOUNDS)
-    assert area.equals(box(1000, 500, 1010, 510))
-
-
-def test_a_crossed_drawing_is_repaired_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A bow tie holds two triangles of 25 px each; points beside it have no area."""
-    bow = {"type": "Polygon", "coordinates": [[[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]]}
-    path = dump(tmp_path / "a.geojson", [bow, {"type": "Point", "coordinates": [1, 1]}])
-    with caplog.at_level(logging.WARNING):
-        area = read_geojson_polygons(path, BOUNDS)
-    assert area.is_valid and area.area == pytest.approx(50)
-    assert "repaired" in caplog.text and "Point has no area" in caplog.text
-
-
-BAD = {
-    "empty": "",
-    "no JSON": "objects",
-    "a number": 7,
-    "a word": '"x"',
-    "unknown type": {"type": "Circle"},
-    "no type": {"coordinates": []},
-    "type is a list": {"type": ["Polygon"]},
-    "no area": {"type": "FeatureCollection", "features": []},
-    "only a line": {"type": "LineString", "coordinates": [[0, 0], [1, 1]]},
-    "flat": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [2, 2], [0, 0]]]},
-    "two points": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]},
-    "empty ring": {"type": "Polygon", "coordinates": [[]]},
-    "no pairs": {"type": "Polygon", "coordinates": [[0, 1, 2, 3]]},
-    "single numbers": {"type": "Polygon", "coordinates": [[[0], [1], [2], [3]]]},
-    "words": {"type": "Polygon", "coordinates": [[["a", "b"], [1, 1], [2, 2], [0, 0]]]},
-    "null": {"type": "Polygon", "coordinates": [[None, [1, 1], [2, 2], [0, 0]]]},
-    "an object": {"type": "Polygon", "coordinates": [[{"x": 1}, [1, 1], [2, 2]]]},
-    "rings are an object": {"type": "Polygon", "coordinates": {"a": 1}},
-    "not finite": '{"type":"Polygon","coordinates":[[[0,0],[NaN,0],[1,1],[0,0]]]}',
-    "infinite": '{"type":"Polygon","coordinates":[[[0,0],[1e999,0],[1,1],[0,0]]]}',
-    "far away": {"type": "Polygon", "coordinates": [[[0, 0], [1e12, 0], [1, 1], [0, 0]]]},
-    "a huge integer": {"type": "Polygon", "coordinates": [[[0, 0], [10**400, 0], [1, 1], [0, 0]]]},
-    "an endless integer": '{"type":"Polygon","coordinates":[[[0,0],[1' + "0" * 5000 + ",0],[1,1],[0,0]]]}",
-    "deep lists": "[" * 100_000,
-    "deep features": '{"type":"FeatureCollection","features":[' * 600 + "]}" * 600,
-    "features are a number": {"type": "FeatureCollection", "features": 3},
-    "multipolygon of numbers": {"type": "MultiPolygon", "coordinates": [1, 2]},
-    "polygon without rings": {"type": "Polygon", "coordinates": []},
-    "multipolygon is a number": {"type": "MultiPolygon", "coordinates": 1},
-}
-
-
-@pytest.mark.parametrize("content", BAD.values(), ids=BAD)
-def test_a_file_that_is_no_drawing_is_refused_in_a_sentence(tmp_path: Path, content: Any) -> None:
-    path = dump(tmp_path / "a.geojson", content)
-    with pytest.raises(UsageError) as caught:
-        read_geojson_polygons(path, BOUNDS)
-    assert str(path) in caught.value.message and "QuPath" in caught.value.hint
-
-
-@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"\x1f\x8b", b"\x1f\x8bnot gzip", gzip.compress(b"[]")[:-9]])
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "a.geojson").write_bytes(data)
-    with pytest.raises(UsageError):
-        read_geojson_polygons(tmp_path / "a.geojson", BOUNDS)
-
-
-def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none\.geojson"):
-        read_geojson_polygons(tmp_path / "none.geojson", BOUNDS)
-
-
-def test_a_packed_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geojson, "MAX_BYTES", 1 << 20)
-    (tmp_path / "a.geojson.gz").write_bytes(gzip.compress(b" " * (8 << 20)))
-    with pytest.raises(UsageError, match="more than 1 MiB"):
-        read_geojson_polygons(tmp_path / "a.geojson.gz", BOUNDS)
-
-
-def test_drawings_beyond_the_vertex_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geojson, "MAX_VERTICES", 100)
-    ring = shapely.Point(500, 500).buffer(100, quad_segs=32)
-    write_geojson(tmp_path / "a.geojson", tissue_features(MultiPolygon([ring]), BOUNDS, "s"))
-    with pytest.raises(UsageError, match="129 vertices; 100 is the limit"):
-        read_geojson_polygons(tmp_path / "a.geojson", BOUNDS)
