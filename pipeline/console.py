@@ -98,11 +98,10 @@ def last_line(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`4 s`, `3 min 20 s`, `1 h 12 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, s = divmod(whole, 60)
+    """Seconds as a person says them: `0.4 s`, `12 s`, `3 min 20 s`, `5 min`, `1 h 12 min`."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, s = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {s} s" if s else f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min"

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from PIL import Image, ImageOps
 
 from features.files import storage_errors, write_atomic
+from pipeline.console import duration
 from pipeline.heatmap import Scale, encoder_caution, length_text, scale_bar_um
 
 Status = Literal["done", "reused", "no tissue", "refused", "crashed", "stopped"]
@@ -241,15 +242,6 @@ class _Book:
         image.save(stream, "JPEG", quality=self.sizes.quality, optimize=True, progressive=True)
         uri = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
         return {"uri": uri, "width": image.width, "height": image.height}
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: "0.4 s", "12 s", "3 min 5 s", "1 h 12 min"."""
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
 
 
 def number(value: float) -> str:
