@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from wsi.errors import SchedulerError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+LOOK_AGAIN_S = 5.0  # how often a run looks whether workers have joined
 
 
 class Executor(Protocol):
@@ -51,25 +53,44 @@ class DaskExecutor:
     connect_s: float = 15.0  # how long a scheduler may take to answer
 
     def map(self, function: Callable[[Task], Result], tasks: list[Task]) -> Iterator[tuple[Task, Result | Exception]]:
-        from distributed import as_completed
-
         with self._client() as client:
-            waiting, running = iter(tasks), as_completed(raise_errors=False)
-            task_of: dict[Any, Task] = {}
-
-            def submit(count: int) -> None:
-                for _, task in zip(range(count), waiting, strict=False):
+            waiting, running = iter(tasks), {}
+            while True:
+                # Workers may join a cluster while it is at work: the count is taken anew each time round.
+                room = max(1, self.workers or len(client.nthreads())) - len(running)
+                for _, task in zip(range(room), waiting, strict=False):
                     # pure=False: the slide is to be worked on again even if Dask has seen the same task before
-                    future = client.submit(function, task, pure=False)
-                    task_of[future.key] = task
-                    running.add(future)
+                    running[client.submit(function, task, pure=False)] = task
+                if not running:
+                    return
+                for future in self._ended(list(running)):
+                    yield running.pop(future), self._result(future)
 
-            submit(max(1, self.workers or len(client.scheduler_info()["workers"])))
-            for future in running:
-                if future.cancelled() or future.status == "lost":
-                    raise self._lost()
-                yield task_of.pop(future.key), future.exception() or future.result()
-                submit(1)
+    def _ended(self, running: list[Future]) -> list[Future]:
+        """Those that have ended, after a while at most; none may have."""
+        from distributed import CancelledError, wait
+
+        try:
+            ended = list(wait(running, timeout=LOOK_AGAIN_S, return_when="FIRST_COMPLETED").done)
+        except TimeoutError:
+            return []
+        except CancelledError:
+            raise self._lost() from None
+        if any(future.cancelled() or future.status == "lost" for future in ended):
+            raise self._lost()
+        return ended
+
+    def _result(self, future: Future) -> Any:
+        """What the function gave; KilledWorker where its workers died under it."""
+        from distributed import KilledWorker
+
+        error = future.exception()
+        if error is None or isinstance(error, KilledWorker):
+            return error or future.result()
+        raise SchedulerError(
+            f"{self.scheduler or 'local cluster'}: a worker cannot do the work ({type(error).__name__}: {error}).",
+            hint="Every worker needs this version of the toolkit and the same paths: mend that, then run again.",
+        )
 
     @contextmanager
     def _client(self) -> Iterator[Client]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -18,6 +19,21 @@ def die_once(marker: str) -> str:
         path.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return path.name
+
+
+def import_trouble(name: str) -> str:
+    """What a worker without the toolkit says."""
+    raise ModuleNotFoundError(f"No module named '{name}'")
+
+
+def here_for(marker: str) -> tuple[str, int]:
+    """Waits until two processes are at work, at most 60 s; says which one this is."""
+    folder = Path(marker).parent
+    (folder / f"{os.getpid()}.pid").touch()
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*.pid"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return marker, os.getpid()
 
 
 def die_always(name: str) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import executor_tasks
 import pytest
@@ -38,6 +41,32 @@ def test_a_task_that_always_kills_its_worker_is_given_up_and_named() -> None:
     results = dict(DaskExecutor(workers=2).map(executor_tasks.die_always, ["one", "poison", "two"]))
     assert results["one"] == "one" and results["two"] == "two"
     assert isinstance(results["poison"], Exception)
+
+
+def test_a_worker_that_cannot_work_ends_the_run_with_its_reason() -> None:
+    with pytest.raises(SchedulerError, match="No module named 'ours'"):
+        list(DaskExecutor(workers=1).map(executor_tasks.import_trouble, ["ours"]))
+
+
+def test_workers_that_join_later_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first task cannot end before a second worker, started after it, has one too."""
+    from distributed import LocalCluster
+
+    monkeypatch.setattr("pipeline.executor.LOOK_AGAIN_S", 0.2)
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        executor = DaskExecutor(scheduler=cluster.scheduler_address)
+        ended = executor.map(executor_tasks.here_for, [str(tmp_path / name) for name in "ab"])
+        joining = threading.Thread(target=_joined, args=(cluster, tmp_path))
+        joining.start()
+        results = [result for _, result in ended]
+        joining.join()
+    assert len({pid for _, pid in results}) == 2  # type: ignore[misc]
+
+
+def _joined(cluster: Any, folder: Path) -> None:
+    while not list(folder.glob("*.pid")):
+        time.sleep(0.01)
+    cluster.scale(2)
 
 
 def test_no_scheduler_is_a_sentence() -> None:

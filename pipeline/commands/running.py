@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import ledger
@@ -13,7 +14,7 @@ from pipeline.commands import wishes
 from pipeline.commands.results import show_scores, write_quietly
 from pipeline.config import RunConfig
 from pipeline.console import RunConsole, open_console, summary
-from pipeline.executor import Executor
+from pipeline.executor import DaskExecutor, Executor
 from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder
 from wsi.errors import UsageError
@@ -30,7 +31,9 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     console, folder = open_console(), OutputFolder(out)
     folder.prepare()
     prompts = default_prompts(config.zeroshot.prompts, config.encoder.name)
-    if not encoder_for(config).spec.has_text:
+    # Only the words are asked about here: with a scheduler, the device is one of its workers'.
+    here = replace(config, device="cpu") if isinstance(where, DaskExecutor) and where.scheduler else config
+    if not encoder_for(here).spec.has_text:
         refuse_prompts(config)
         prompts = None
     job = Run(tuple(entries), folder, config, prompts)
