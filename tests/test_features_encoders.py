@@ -302,3 +302,24 @@ def test_a_wrong_request_says_what_is_wrong(
 ) -> None:
     with pytest.raises(kind, match=said):
         load_encoder(name, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "encoder.batch_size"),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore"), "illegal memory access"),
+    ],
+)
+def test_what_the_device_refuses_is_not_the_slides_fault(tiny: Path, refusal: Exception, told: str) -> None:
+    """On the device "meta", which takes the way of a GPU and can be had everywhere."""
+    from features.encoders.compute import Compute
+    from features.encoders.torch_clip import TorchEncoder, Towers
+
+    def image(_: torch.Tensor) -> torch.Tensor:
+        raise refusal
+
+    spec = load_encoder(f"open_clip:local-dir:{tiny}").spec
+    failing = TorchEncoder(spec, Towers(image), Compute(torch.device("meta"), torch.float32))
+    with pytest.raises(SetupError, match=told):
+        failing.encode_images(tiles(2, spec.input_px))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -58,7 +59,7 @@ def test_a_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path: Path, suffix: str) -> None:
-    """Cut anywhere, emptied, or with a byte changed: an error of ours, or exactly the tensors' names."""
+    """Cut anywhere or emptied: refused. With a byte changed: never an error but ours; a digest tells what still loads."""
     whole = tmp_path / f"whole{suffix}"
     save_file(TENSORS, whole) if suffix == ".safetensors" else torch.save(TENSORS, whole)
     content, damaged = whole.read_bytes(), tmp_path / f"damaged{suffix}"
@@ -70,10 +71,8 @@ def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path: Path, suffix
         changed = bytearray(content)
         changed[place] ^= 0x55
         damaged.write_bytes(changed)
-        try:
-            read_tensors(damaged)
-        except WeightsError:
-            continue
+        with contextlib.suppress(WeightsError):
+            assert all(isinstance(t, torch.Tensor) for t in read_tensors(damaged).values())
 
 
 @pytest.mark.parametrize("content", [[TENSORS["bias"]], {"weight": "text"}, {}, TENSORS["bias"]])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -15,6 +16,7 @@ from features.encoders.compute import Compute, map_blocks
 from features.encoders.images import check_pixels, fit, normalised
 from features.encoders.request import images_only
 from features.spec import EncoderSpec
+from wsi.errors import SetupError
 
 Tower = Callable[[torch.Tensor], torch.Tensor]
 
@@ -59,8 +61,12 @@ class TorchEncoder:
     def _run(self, embed: Callable[[NDArray[Any]], NDArray[np.float32]], rows: NDArray[Any]) -> NDArray[np.float32]:
         if len(rows) == 0:
             return np.zeros((0, self.spec.dim), np.float32)
+        device = self._compute.device
         with self._busy:
-            return map_blocks(embed, rows) if self._compute.device.type == "cpu" else embed(rows)
+            if device.type == "cpu":
+                return map_blocks(embed, rows)
+            with _device_errors(device, len(rows)):
+                return embed(rows)
 
     @torch.inference_mode()
     def _embed_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -76,6 +82,23 @@ class TorchEncoder:
         if self._towers.text is None:
             raise images_only(self.spec.name)
         return self._towers.text
+
+
+@contextmanager
+def _device_errors(device: torch.device, rows: int) -> Iterator[None]:
+    """What the accelerator refuses is the machine's fault, not the slide's: every later slide would meet it too."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SetupError(
+            f"{device}: its memory does not hold {rows} rows at a time beside what else is there.",
+            hint="Lower encoder.batch_size, free the device, or choose another with --device.",
+        ) from error
+    except torch.AcceleratorError as error:
+        raise SetupError(
+            f"{device}: the device failed ({str(error).strip().splitlines()[0]}).",
+            hint="Start again with the same command: finished slides are kept. If it fails again, use --device cpu.",
+        ) from error
 
 
 @torch.inference_mode()
