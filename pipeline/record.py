@@ -26,7 +26,7 @@ class GridRecord:
     tiles: int
     padded: int  # tiles that reach beyond the slide's edge
     unreadable: int  # tiles that could not be decoded; left out of bags
-    tissue_mm2: float
+    tissue_mm2: float  # in the tiles kept
     dtype: str
     encoder: str
     untrained: bool
@@ -46,6 +46,7 @@ class SlideRecord:
     manifest_mpp: float | None  # what a manifest said, over the file's own
     fallback_mpp: float | None  # what --mpp said, where it had to be used
     asked_reader: str
+    thumbnail_px: int  # longer side asked for
     facts: SlideFacts
     warnings: tuple[str, ...]
     current: str  # name of the grid made last
@@ -62,6 +63,7 @@ class SlideRecord:
             manifest_mpp=entry.mpp,
             fallback_mpp=facts.known_mpp if facts.mpp_given and entry.mpp is None else None,
             asked_reader=config.reader.name,
+            thumbnail_px=config.pictures.thumbnail_px,
             facts=facts,
             warnings=facts.warnings,
             current="",
@@ -84,7 +86,7 @@ class SlideRecord:
         """True if the current grid was made from the same file at the same scale, and is stored as recorded."""
         header = grid.header
         same = (header.slide_fingerprint, header.slide_mpp) == (self.facts.fingerprint, self.facts.known_mpp)
-        return same and header.dtype == self.grid.dtype
+        return same and header.dtype == self.grid.dtype and _listed(grid) == self.grid.files
 
     def with_grid(self, made: GridRecord, earlier: SlideRecord | None) -> SlideRecord:
         """With one more grid; those of an earlier record are kept if they come from the same file at the same scale."""
@@ -118,7 +120,8 @@ class SlideRecord:
 def grid_record(grid: FeatureGrid, seconds: dict[str, float]) -> GridRecord:
     """The record of a grid just written or found whole."""
     header, status = grid.header, grid.read_status
-    covered_um2 = float(grid.tissue_fraction.sum()) * (header.span_px * header.slide_mpp) ** 2
+    # Each tile speaks for its cell of the lattice: with a stride below its size tiles overlap, and count once.
+    covered_um2 = float(grid.tissue_fraction.sum()) * (header.stride_px * header.slide_mpp) ** 2
     return GridRecord(
         name=grid.path.name,
         tiles=len(grid),
@@ -130,8 +133,12 @@ def grid_record(grid: FeatureGrid, seconds: dict[str, float]) -> GridRecord:
         untrained=header.encoder_spec.untrained,
         domain=header.encoder_spec.domain,
         seconds={stage: round(s, 3) for stage, s in seconds.items()},
-        files=tuple(asdict(f) for f in grid.records),
+        files=_listed(grid),
     )
+
+
+def _listed(grid: FeatureGrid) -> tuple[dict[str, Any], ...]:
+    return tuple(asdict(f) for f in grid.records)
 
 
 def reuse_problem(record: SlideRecord, entry: SlideEntry, config: RunConfig, encoder: EncoderSpec) -> str | None:
@@ -140,6 +147,10 @@ def reuse_problem(record: SlideRecord, entry: SlideEntry, config: RunConfig, enc
         return "settings changed"
     if record.grid.dtype != config.encoder.dtype:
         return f"dtype {record.grid.dtype} -> {config.encoder.dtype}"
+    if record.thumbnail_px != config.pictures.thumbnail_px:
+        return f"thumbnail_px {record.thumbnail_px} -> {config.pictures.thumbnail_px}"
+    if record.grid.unreadable > config.reader.max_unreadable * record.grid.tiles:
+        return f"{record.grid.unreadable} of {record.grid.tiles} tiles are unreadable"
     if record.manifest_mpp != entry.mpp or record.fallback_mpp not in (None, entry.mpp_if_missing):
         before = record.manifest_mpp or record.fallback_mpp or "of the file"
         return f"mpp {before} -> {entry.mpp or entry.mpp_if_missing or 'of the file'}"

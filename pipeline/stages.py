@@ -171,7 +171,7 @@ class _Job:
         )
         with self._timed("features"):
             grid = self._finished(header, prepared) or self._encoded(header, prepared, encoder)
-        self._check_unreadable(grid.read_status)
+        self._check_unreadable(int((grid.read_status == READ_FAILED).sum()))
         with self._timed("pictures"):
             write_overview(self.folder, prepared)
         made = grid_record(grid, self.seconds)
@@ -199,17 +199,19 @@ class _Job:
                 for rows in encode_tiles(tiles, encoder):
                     writer.append(rows)
                     done += len(rows)
+                    # At once: a file whose tail is missing would keep the encoder busy with black tiles for hours.
+                    self._check_unreadable(self.unreadable + int((rows.status == READ_FAILED).sum()))
                     self.watcher.tiles_done(len(rows), done / self.tiles)
         writer.commit()
         return FeatureGrid.open(path)
 
-    def _check_unreadable(self, status: NDArray[np.uint8]) -> None:
-        """Raises SlideUnreadable where too many tiles could not be decoded."""
-        self.unreadable = int((status == READ_FAILED).sum())
+    def _check_unreadable(self, count: int) -> None:
+        """Keeps the count of tiles that could not be decoded; raises SlideUnreadable where there are too many."""
+        self.unreadable = count
         allowed = self.task.config.reader.max_unreadable
-        if self.unreadable > allowed * len(status):
+        if count > allowed * self.tiles:
             raise SlideUnreadable(
-                f"{self.task.entry.path}: {self.unreadable} of {len(status)} tiles cannot be decoded.",
+                f"{self.task.entry.path}: {count} of {self.tiles} tiles cannot be decoded, and perhaps more.",
                 hint=f"Fetch the file again, or accept it with --set reader.max_unreadable=1 (now {allowed:g}).",
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.executor import SerialExecutor
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry, entries_from
 from pipeline.output import OutputFolder
+from pipeline.pictures import read_image
 from pipeline.record import SlideRecord
 from pipeline.reporting import make_report
 from pipeline.run import Run
@@ -97,6 +99,28 @@ def test_the_type_of_stored_features_is_a_setting_too(here: Path) -> None:
     run(here)
     assert run(here, 'encoder.dtype="float32"').status == "done"
     assert grid(here).features.dtype == np.float32
+
+
+def test_a_larger_thumbnail_is_drawn_without_encoding(here: Path) -> None:
+    assert run(here).status == "done"
+    before = grid(here).records
+    assert run(here, "pictures.thumbnail_px=300").status == "done"
+    assert max(read_image(here / "out/slides/s/thumbnail.jpg").shape) == 300 and grid(here).records == before
+
+
+def test_a_grid_that_is_not_the_recorded_one_does_not_stand(here: Path) -> None:
+    assert run(here).status == "done"
+    kept = record(here)
+    files = tuple({**f, "sha256": "0" * 64} for f in kept.grid.files)
+    replace(kept, grids={kept.current: replace(kept.grid, files=files)}).write(OutputFolder(here / "out").slide("s"))
+    assert run(here).status == "done"
+
+
+def test_overlapping_tiles_do_not_count_tissue_twice(here: Path) -> None:
+    run(here)
+    apart = record(here).grid.tissue_mm2
+    run(here, "tile.stride_px=112")
+    assert record(here).grid.tissue_mm2 == pytest.approx(apart, rel=0.15)
 
 
 def test_a_refused_replacement_leaves_no_features_for_the_slide_it_replaced(here: Path, originals: Path) -> None:

@@ -175,6 +175,16 @@ def test_a_share_of_unreadable_tiles_refuses_a_slide(tmp_path: Path) -> None:
     assert done.returncode == 4 and "slide_unreadable" in done.stdout
 
 
+def test_a_slide_that_is_lost_is_not_encoded_to_its_end(tmp_path: Path) -> None:
+    """The broken corner is in the first batch of many: the verdict falls there, and the rest costs nothing."""
+    (tmp_path / "patchy-1.svs").write_bytes(b"any")
+    own = ["--set", 'reader.name="evil_readers:chosen_by_name"', "--set", "reader.max_unreadable=0"]
+    fine = ["--set", "tile.size_px=32", "--set", "tissue.min_piece_um2=10000"]
+    done = wsi("run", tmp_path / "patchy-1.svs", "-o", tmp_path / "out", *COLOUR, *own, *fine)
+    assert done.returncode == 4 and "slide_unreadable" in done.stdout
+    assert not list((tmp_path / "out").glob("slides/*/features/.*/rows/*.rows"))  # not one piece of 1,024 rows
+
+
 def test_an_empty_slide_is_a_result(tmp_path: Path) -> None:
     import numpy as np
 
