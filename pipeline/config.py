@@ -20,7 +20,8 @@ from wsi.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """Which encoder, and how it is run. `batch_size` changes speed and memory only, never a feature."""
+    """Which encoder, and how it is run. `batch_size` is no part of a feature's identity: on a CPU it
+    changes no byte, on a GPU the last bits of a row may depend on it."""
 
     name: str = "plip"  # see `wsi models list`
     weights: str | None = None  # hub id, folder or file; None: the encoder's own default
@@ -165,7 +166,8 @@ def _build(cls: type, tree: dict[str, Any], prefix: str, faults: list[str]) -> A
             faults.append(_unknown(prefix, key, list(known)))
         elif dataclasses.is_dataclass(default := _default(known[key])):
             if isinstance(value, dict):
-                values[key] = _build(type(default), value, f"{prefix}{key}.", faults)
+                section = _build(type(default), value, f"{prefix}{key}.", faults)
+                values |= {} if section is None else {key: section}
             else:
                 faults.append(f"{prefix}{key} is a section, not a value: write [{prefix}{key}]")
         else:

@@ -61,7 +61,7 @@ def events(path: Path) -> Iterator[dict[str, Any]]:
     """All lines, oldest first. A torn last line (the machine went down in it) is passed over."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # splitlines would cut at U+2028 too
         try:
             yield json.loads(line)
         except ValueError:
@@ -69,13 +69,22 @@ def events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_outcomes(path: Path) -> dict[str, Outcome]:
-    """Slide id -> how it last ended."""
+    """Slide id -> how it last ended.
+
+    A slide's id changes when a neighbour of the same stem appears (s.svs beside s.ndpi): the older id is left out.
+    """
     known = {f.name for f in fields(Outcome)}
     found: dict[str, Outcome] = {}
+    id_of: dict[str, str] = {}  # by name
     for event in events(path):
         if event["event"] == "slide":
             values = {k: v for k, v in event.items() if k in known}
-            found[event["slide_id"]] = Outcome(**{**values, "notes": tuple(values["notes"])})
+            outcome = Outcome(**{**values, "notes": tuple(values["notes"])})
+            before = id_of.setdefault(outcome.name, outcome.slide_id)
+            if before != outcome.slide_id:
+                found.pop(before, None)
+                id_of[outcome.name] = outcome.slide_id
+            found[outcome.slide_id] = outcome
     return found
 
 

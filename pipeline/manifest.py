@@ -116,7 +116,8 @@ def _from_paths(given: list[Path]) -> list[SlideEntry]:
         inside = find_slides(one) if one.is_dir() else [one]
         for path in inside:
             # What is given may itself be a slide: a file, or a folder of DICOM files.
-            name_of.setdefault(path, path.name if path == one else path.relative_to(one).as_posix())
+            name = path.name if path == one else path.relative_to(one).as_posix()
+            name_of.setdefault(Path(os.path.abspath(path)), name)  # one slide, however its folder is spelt
     times = Counter(name_of.values())
     root = os.path.commonpath([os.path.normpath(one.parent.absolute()) for one in given])
     for path, name in name_of.items():

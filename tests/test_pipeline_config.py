@@ -49,6 +49,8 @@ def test_every_field_of_every_section_is_dumped() -> None:
         (["tile.mpp=fast"], ["tile.mpp", "number", "'fast'"]),
         (["tile.size_px=0"], ["[tile]", "positive"]),
         (["tile=3"], ["tile is a section"]),
+        (["tile.size_px=0", "encoder.batch_size=64"], ["1 fault(s)"]),
+        (["tile.max_upsample=nan"], ["max_upsample"]),
         (["zeroshot.label_k=7"], ["label_k = 7 must be one of top_k"]),
         (["tile.mmp=1", "encoder.nmae=x"], ["tile.mmp", "encoder.nmae", "2 fault(s)"]),
     ],

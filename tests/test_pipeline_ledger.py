@@ -28,6 +28,18 @@ def test_the_last_word_on_a_slide_counts_and_a_torn_line_is_passed_over(tmp_path
     assert {k: (o.status, o.tiles) for k, o in found.items()} == {"a": (DONE, 3), "b": (DONE, 7)}
 
 
+def test_a_name_with_a_line_separator_is_one_slide(tmp_path: Path) -> None:
+    ledger.record(tmp_path / "l", outcome("a\u2028b\x85c", DONE))
+    assert list(ledger.last_outcomes(tmp_path / "l")) == ["a\u2028b\x85c"]
+
+
+def test_a_slide_whose_id_changed_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    for slide_id, name in (("s", "s.svs"), ("t", "t.svs"), ("s-1234", "s.svs"), ("s-5678", "s.ndpi")):
+        ledger.record(path, Outcome(slide_id, name, DONE))
+    assert list(ledger.last_outcomes(path)) == ["t", "s-1234", "s-5678"]
+
+
 @pytest.mark.parametrize(
     ("statuses", "code"),
     [

@@ -71,6 +71,12 @@ def test_a_slide_given_twice_is_one(tmp_path: Path) -> None:
     assert len(entries_from([tmp_path / "a", tmp_path / "a/s.svs", tmp_path])) == 1
 
 
+def test_a_folder_spelt_in_two_ways_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "a/s.svs")
+    monkeypatch.chdir(tmp_path)
+    assert len(entries_from([Path("a"), tmp_path / "a", tmp_path / "a/../a"])) == 1
+
+
 def test_ids_do_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
     touch(tmp_path / "one/p/s.svs", tmp_path / "two/p/s.svs")
     assert [e.id for e in entries_from([tmp_path / "one"])] == [e.id for e in entries_from([tmp_path / "two"])]

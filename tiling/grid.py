@@ -32,7 +32,7 @@ class TileSpec:
             raise ValueError(f"tile size, stride and mpp must be positive: {self}")
         if not 0 <= self.min_tissue <= 1:
             raise ValueError(f"min_tissue is a share between 0 and 1, not {self.min_tissue}")
-        if self.max_upsample < 1:
+        if not 1 <= self.max_upsample < math.inf:  # NaN is neither
             raise ValueError(f"max_upsample is a factor of at least 1, not {self.max_upsample}")
 
 

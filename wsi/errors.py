@@ -16,7 +16,6 @@
     │   ├── SlideTruncated    slide_truncated          the file ends before its own index says so
     │   ├── SlideUnreadable   slide_unreadable         opens, but pixels cannot be decoded
     │   ├── SlideImplausible  slide_implausible        declared sizes no real file of this length has
-    │   ├── SlideChanged      slide_changed            not the file it was when its features were made
     │   ├── MppMissing        mpp_missing              no physical resolution
     │   ├── MppImplausible    mpp_implausible          outside 0.05-20 um/px
     │   ├── MppTooCoarse      mpp_too_coarse           asked-for mpp is finer than the slide has
@@ -122,10 +121,6 @@ class SlideUnreadable(SlideError):
 
 class SlideImplausible(SlideError):
     code = "slide_implausible"
-
-
-class SlideChanged(SlideError):
-    code = "slide_changed"
 
 
 class MppMissing(SlideError):

@@ -13,9 +13,9 @@ from wsi.errors import UsageError
 
 def configured(path: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> RunConfig:
     """Defaults, file, --set, then the command's own flags, each over the one before."""
-
-    if flags.get("encoder.weights") and Path(flags["encoder.weights"]).exists():
-        flags["encoder.weights"] = str(Path(flags["encoder.weights"]).absolute())  # workers may start elsewhere
+    for key in ("encoder.weights", "zeroshot.prompts"):
+        if flags.get(key) and Path(flags[key]).exists():
+            flags[key] = str(Path(flags[key]).absolute())  # workers, and later commands, may start elsewhere
     said = [setting(key, value) for key, value in flags.items() if value is not None]
     return load_config(path, [*(settings or []), *said])
 
