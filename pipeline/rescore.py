@@ -16,7 +16,7 @@ from pipeline.output import OutputFolder, SlideFolder
 from pipeline.pictures import TileScores, write_heatmap
 from pipeline.record import SlideRecord
 from pipeline.stages import encoder_for
-from pipeline.zeroshot import Scorer, TileMap, default_prompts, file_name, map_values, score_slide
+from pipeline.zeroshot import Scorer, TileMap, class_map, default_prompts, file_name, map_values, score_slide
 from tiling.grid import READ_FAILED
 from wsi.errors import ToolkitError, UsageError
 
@@ -62,7 +62,7 @@ def draw_attention(folders: list[SlideFolder], head: Path) -> Iterator[Path]:
         record = SlideRecord.read(folder)
         if record is not None and record.grid.tiles:
             grid = FeatureGrid.open(folder.features / record.current)
-            yield write_heatmap(folder, record, grid.grid, attention_map(grid, trained, head.name))
+            yield write_heatmap(folder, record, grid.grid, attention_map(grid, trained, head.resolve().name))
 
 
 def attention_map(grid: FeatureGrid, head: TrainedHead, name: str) -> TileScores:
@@ -90,4 +90,4 @@ def _chosen(tiles: TileMap, prompts: PromptSet, of: str) -> list[tuple[str, str,
         raise UsageError(
             f"The prompts {prompts.name} have no class {of!r}.", hint=f"They have: {', '.join(prompts.names)}."
         )
-    return [(file_name(of), f"p({of})", tiles.p[:, prompts.names.index(of)])]
+    return [class_map(tiles, prompts, prompts.names.index(of))]

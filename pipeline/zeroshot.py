@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +37,7 @@ from wsi.identity import digest
 UNTRAINED = "The encoder's weights are random (--untrained): its scores mean nothing."
 DEFAULT_PROMPTS = "tumour-normal"
 NO_PROMPTS = "none"
+_MAX_NAME = 80  # of a map's file, before its digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,12 +180,28 @@ def map_values(tiles: TileMap, prompts: PromptSet) -> list[tuple[str, str, NDArr
     """(file name, title, (M,) probabilities) of the maps that go with a prompt set; the first is the main one."""
     if prompts.tumour:
         return [("tumour", "p(tumour)", tiles.p[:, list(prompts.tumour)].sum(axis=1))]
-    return [(file_name(prompts.names[c]), f"p({prompts.names[c]})", tiles.p[:, c]) for c in prompts.competing]
+    return [class_map(tiles, prompts, c) for c in prompts.competing]
 
 
-def file_name(text: str) -> str:
-    """Letters, digits and dashes of a class's name."""
-    return "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in text).split()).lower() or "class"
+def class_map(tiles: TileMap, prompts: PromptSet, c: int) -> tuple[str, str, NDArray[np.float32]]:
+    """(file name, title, (M,) probabilities) of one class."""
+    return class_file(prompts, c), f"p({prompts.names[c]})", tiles.p[:, c]
+
+
+def class_file(prompts: PromptSet, c: int) -> str:
+    """The file name of a class's map; a digest is added where another map of the set would have the same."""
+    names = [file_name(name) for name in prompts.names] + ["tumour"] * bool(prompts.tumour)
+    return names[c] if names.count(names[c]) == 1 else f"{names[c]}-{digest(prompts.names[c])[:8]}"
+
+
+def file_name(name: str) -> str:
+    """A class's or head's name in lower case with dashes for spaces: letters, digits, `-` and `_`, at most 100.
+
+    Where more than that had to change, a digest is added: HER2+ and HER2- have files of their own.
+    """
+    plain = "-".join(name.lower().split())
+    safe = "-".join(re.findall("[a-z0-9_]+", plain))[:_MAX_NAME] or "class"
+    return safe if safe == plain else f"{safe}-{digest(name)[:8]}"
 
 
 def _result(scorer: Scorer, pooled: dict[str, SlideScore], tiles: int) -> dict[str, Any]:

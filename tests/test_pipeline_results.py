@@ -1,0 +1,115 @@
+"""What the output folder shows after `wsi zeroshot`, `wsi heatmap` and `wsi report`: the words in force, no others."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heads import PromptSet
+from heads.prompts import PromptClass
+from pipeline.commands import results
+from pipeline.config import load_config
+from pipeline.executor import SerialExecutor
+from pipeline.ledger import Outcome
+from pipeline.manifest import entries_from
+from pipeline.output import OutputFolder
+from pipeline.pictures import read_values
+from pipeline.run import Run
+from pipeline.synthetic import draw, recipe
+from pipeline.zeroshot import class_file, default_prompts, file_name
+from wsi.svs import SvsSpec, write_svs
+
+DEMO = ['encoder.name="demo"', "encoder.batch_size=32", "zeroshot.draws=2"]
+
+
+class Quiet:
+    def slide_started(self, name: str, tiles: int) -> None: ...
+
+    def tiles_done(self, count: int, share: float) -> None: ...
+
+    def slide_ended(self, outcome: Outcome, counted: bool) -> None: ...
+
+
+def run(out: Path, slides: list[Path], *settings: str) -> list[Outcome]:
+    config = load_config(settings=[*DEMO, *settings])
+    prompts = default_prompts(config.zeroshot.prompts, config.encoder.name)
+    job = Run(tuple(entries_from(slides)), OutputFolder(out), config, prompts)
+    return job.outcomes(SerialExecutor(), Quiet())
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """in/ with slides a and b, and out/ with a run of the demo encoder over them."""
+    root = tmp_path_factory.mktemp("original")
+    (root / "in").mkdir()
+    for name, seed, diagnosis in (("a", 41, "benign"), ("b", 42, "squamous carcinoma")):
+        drawn = draw(recipe(seed, diagnosis, width_um=700.0, height_um=600.0, mpp=0.5, pieces=1, pen=None))
+        write_svs(root / "in" / f"{name}.svs", drawn.pixels, SvsSpec(mpp=0.5))
+    assert [o.status for o in run(root / "out", [root / "in"])] == ["done", "done"]
+    return root
+
+
+@pytest.fixture
+def out(original: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(original / "out", tmp_path / "out"))
+
+
+def prompts_file(path: Path, **classes: str) -> str:
+    """A prompt file with one wording for each class."""
+    tables = [f'[[classes]]\nname = "{name}"\nnames = ["{words}"]\n' for name, words in classes.items()]
+    path.write_text('templates = ["an image of {}."]\n' + "".join(tables), encoding="utf-8")
+    return str(path)
+
+
+# File names
+
+
+@pytest.mark.parametrize(
+    "plain", ["tumour", "normal glands", "normal-glands", "LUAD", "cancer-associated stroma", "g_3"]
+)
+def test_a_plain_name_is_its_own_file_name(plain: str) -> None:
+    assert file_name(plain) == plain.lower().replace(" ", "-")
+
+
+def test_names_that_differ_in_signs_alone_have_files_of_their_own() -> None:
+    names = [
+        "HER2+",
+        "HER2-",
+        "HER2",
+        "опухоль",
+        "строма",
+        "class",
+        "a/b",
+        "a.b",
+        "x" * 300,
+        "x" * 301,
+        "n\u00e9",
+        "..",
+        "",
+    ]
+    files = [file_name(name) for name in names]
+    assert len(set(files)) == len(names)
+    assert all(len(f) <= 100 and set(f) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_") for f in files)
+    assert files[0].startswith("her2-") and files[2] == "her2"
+
+
+def test_no_class_takes_the_file_of_another_map() -> None:
+    """`tumour` is the sum over tumour classes where there are such; a dash may stand in a name itself."""
+    names = ("Tumour", "lymph node", "lymph-node")
+    plain = PromptSet("p", tuple(PromptClass(n, (n,)) for n in names), ("{}",))
+    assert class_file(plain, 0) == "tumour"
+    assert len({class_file(plain, c) for c in range(3)}) == 3
+    summed = PromptSet("p", (PromptClass("Tumour", ("Tumour",), tumour=True), *plain.classes[1:]), ("{}",))
+    assert class_file(summed, 0) != "tumour"
+
+
+def test_two_receptors_have_two_maps(out: Path, tmp_path: Path) -> None:
+    assert results.zeroshot(out, prompts_file(tmp_path / "mine.toml", **{"HER2+": "stroma", "HER2-": "fat"}), None) == 0
+    found = OutputFolder(out).slide("a").zeroshot()
+    assert found is not None
+    plus, minus = (read_values(out / "slides/a" / m["file"]) for m in found["heatmaps"])
+    assert np.allclose(plus + minus, 1, atol=1e-5) and not np.array_equal(plus, minus)
