@@ -54,7 +54,8 @@ class DaskExecutor:
 
     def map(self, function: Callable[[Task], Result], tasks: list[Task]) -> Iterator[tuple[Task, Result | Exception]]:
         with self._client() as client:
-            waiting, running = iter(tasks), {}
+            waiting = iter(tasks)
+            running: dict[Future, Task] = {}
             while True:
                 # Workers may join a cluster while it is at work: the count is taken anew each time round.
                 room = max(1, self.workers or len(client.nthreads())) - len(running)

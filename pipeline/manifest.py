@@ -117,7 +117,7 @@ def _from_paths(given: list[Path]) -> list[SlideEntry]:
         for path in inside:
             # What is given may itself be a slide: a file, or a folder of DICOM files.
             name = path.name if path == one else path.relative_to(one).as_posix()
-            name_of.setdefault(Path(os.path.abspath(path)), name)  # one slide, however its folder is spelt
+            name_of.setdefault(Path(os.path.normpath(path.absolute())), name)  # one slide, however its folder is spelt
     times = Counter(name_of.values())
     root = os.path.commonpath([os.path.normpath(one.parent.absolute()) for one in given])
     for path, name in name_of.items():

@@ -145,22 +145,38 @@ def reuse_problem(record: SlideRecord, entry: SlideEntry, config: RunConfig, enc
     """Why a finished slide has to be done again, None if it can stand. Reads at most 1 MiB a file of the slide."""
     if record.current != grid_name(encoder, config.tile, config.tissue):
         return "settings changed"
-    if record.grid.dtype != config.encoder.dtype:
-        return f"dtype {record.grid.dtype} -> {config.encoder.dtype}"
-    if record.thumbnail_px != config.pictures.thumbnail_px:
-        return f"thumbnail_px {record.thumbnail_px} -> {config.pictures.thumbnail_px}"
+    before, now = _asked(record), _wanted(record, entry, config)
+    if changed := [f"{what} {was} -> {now[what]}" for what, was in before.items() if now[what] != was]:
+        return "; ".join(changed)
     if record.grid.unreadable > config.reader.max_unreadable * record.grid.tiles:
         return f"{record.grid.unreadable} of {record.grid.tiles} tiles are unreadable"
-    if record.manifest_mpp != entry.mpp or record.fallback_mpp not in (None, entry.mpp_if_missing):
-        before = record.manifest_mpp or record.fallback_mpp or "of the file"
-        return f"mpp {before} -> {entry.mpp or entry.mpp_if_missing or 'of the file'}"
-    if record.asked_reader != config.reader.name:
-        return f"reader {record.asked_reader} -> {config.reader.name}"
     try:
         unchanged = fingerprint(Path(f) for f in _files(record, entry)) == record.facts.fingerprint
     except OSError:
         return "slide file not readable"
     return None if unchanged else "slide file changed"
+
+
+def _asked(record: SlideRecord) -> dict[str, object]:
+    """What the record was made under, beside what is in the grid's name."""
+    return {
+        "dtype": record.grid.dtype,
+        "reader": record.asked_reader,
+        "thumbnail_px": record.thumbnail_px,
+        "mpp": record.manifest_mpp,
+        "mpp of slides that tell none": record.fallback_mpp,
+    }
+
+
+def _wanted(record: SlideRecord, entry: SlideEntry, config: RunConfig) -> dict[str, object]:
+    return {
+        "dtype": config.encoder.dtype,
+        "reader": config.reader.name,
+        "thumbnail_px": config.pictures.thumbnail_px,
+        "mpp": entry.mpp,
+        # --mpp matters to slides that had to fall back on it only
+        "mpp of slides that tell none": None if record.fallback_mpp is None else entry.mpp_if_missing,
+    }
 
 
 def _files(record: SlideRecord, entry: SlideEntry) -> list[Path]:

@@ -31,9 +31,6 @@ from wsi.errors import ArtefactError, SetupError, SlideUnreadable, ToolkitError,
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 @dataclass(frozen=True, slots=True)
 class SlideTask:

@@ -59,7 +59,7 @@ def test_a_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path: Path, suffix: str) -> None:
-    """Cut anywhere or emptied: refused. With a byte changed: never an error but ours; a digest tells what still loads."""
+    """Cut anywhere or emptied: refused. With a byte changed: no error but ours; what still loads, digests tell."""
     whole = tmp_path / f"whole{suffix}"
     save_file(TENSORS, whole) if suffix == ".safetensors" else torch.save(TENSORS, whole)
     content, damaged = whole.read_bytes(), tmp_path / f"damaged{suffix}"
