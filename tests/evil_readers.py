@@ -40,6 +40,16 @@ class Calm:
         return
 
 
+class Coarse(Calm):
+    """Says 2.5 um where 0.25 was meant, and has no pixels worth waiting for."""
+
+    level_sizes = (Size(100_000, 80_000),)
+    properties = {"openslide.mpp-x": "2.5", "openslide.mpp-y": "2.5"}  # noqa: RUF012
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        raise AssertionError("no pixel is needed to see it")
+
+
 class Aborts(Calm):
     """Opens well and aborts at the first pixel."""
 
@@ -89,5 +99,6 @@ class Buggy(Calm):
 
 def chosen_by_name(path: Path) -> Calm:
     """The reader that the file's stem names, so that one batch can hold them all: abort-1.svs, calm-2.svs."""
-    kinds = {"abort": Aborts, "tile": AbortsInTiles, "sleep": Sleeps, "devour": Devours, "patchy": Patchy, "bug": Buggy}
+    evil = {"abort": Aborts, "tile": AbortsInTiles, "sleep": Sleeps, "devour": Devours, "patchy": Patchy}
+    kinds: dict[str, type[Calm]] = {**evil, "coarse": Coarse, "bug": Buggy}
     return kinds.get(Path(path).stem.split("-")[0], Calm)(path)

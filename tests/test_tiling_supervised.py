@@ -115,6 +115,15 @@ def test_errors_of_the_slide_come_through_as_themselves(reader: ReaderProcess, t
     assert len(reader.prepare(WANTED).grid) > 0  # the slide is still open
 
 
+def test_a_slip_in_the_resolution_refuses_the_slide_before_a_pixel_is_read(
+    reader: ReaderProcess, tmp_path: Path
+) -> None:
+    """An overview at 8 um would take 31,250 x 25,000 px: a mistaken call, if the slide were not too coarse anyway."""
+    reader.open(slide(tmp_path, "coarse.svs"))
+    with pytest.raises(MppTooCoarse, match=r"coarse\.svs: its finest pixels are 2\.5 um"):
+        reader.prepare(WANTED)
+
+
 def test_our_own_mistakes_come_with_their_traceback(reader: ReaderProcess, tmp_path: Path) -> None:
     reader.open(slide(tmp_path, "bug.svs"))
     with pytest.raises(RuntimeError, match="ZeroDivisionError: ours"):

@@ -11,7 +11,7 @@ import pytest
 from slides import FormulaReader, aperio_svs, measure, noise, ruler, ruler_pyramid
 
 from wsi import Region, Size, Slide, open_slide
-from wsi.errors import UsageError
+from wsi.errors import SlideImplausible, UsageError
 from wsi.geometry import round_px
 
 ODD_PYRAMID = (Size(79_990, 40_000), Size(19_999, 10_001), Size(5_000, 2_500))  # 3.9997/3.9996, 15.998/16.0
@@ -209,6 +209,16 @@ def test_overview_has_the_span_it_says(mpp: float) -> None:
         period, position = measure(line, near=1024 / px)
         assert abs(period * px / 1024 - 1) < 0.005
         assert abs((position * px + start + 512) % 1024 - 512) < max(2.0, px)
+
+
+def test_a_giant_overview_is_the_slides_fault_and_a_giant_thumbnail_the_callers() -> None:
+    """2.5 um are a slip for 0.25: 31,250 x 25,000 px at 8 um, of a slide that says to be 25 x 20 cm."""
+    slide, reader = formula_slide((Size(100_000, 80_000),), mpp=2.5)
+    with pytest.raises(SlideImplausible, match=r"^formula: at its 2\.5 um .*31,250 x 25,000 px.*column `mpp`"):
+        slide.overview(8.0)
+    with pytest.raises(UsageError, match="pixels were asked for"):
+        slide.thumbnail(30_000)
+    assert not reader.asked
 
 
 def test_levels_keep_exact_ratios() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tiling.frames import receive, send
-from tiling.grid import TileGrid, TileSpec
+from tiling.grid import TileGrid, TileSpec, check_detail
 from tiling.tiles import read_tiles
 from tiling.tissue import TissueConfig, brightfield, detect_tissue
 from wsi.errors import ReaderMemory, ToolkitError
@@ -78,10 +78,11 @@ class Child:
 
     def do_prepare(self, request: dict[str, Any]) -> None:
         """tissue, tile, thumbnail_px -> thumbnail, tissue mask and grid of the open slide."""
-        slide = self.slide
+        slide, spec = self.slide, TileSpec(**request["tile"])
+        check_detail(slide, spec)  # before pixels: the overview of a slide with a wrong mpp may be endless
         thumbnail = slide.thumbnail(request["thumbnail_px"])
         mask = detect_tissue(slide, TissueConfig(**request["tissue"]))
-        self.grid = grid = TileGrid.over(slide, mask, TileSpec(**request["tile"]))
+        self.grid = grid = TileGrid.over(slide, mask, spec)
         header = {
             "mask": {"px": mask.px, "origin": mask.origin},
             "grid": {"origin": grid.origin, "span_px": grid.span_px, "stride_px": grid.stride_px},

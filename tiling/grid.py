@@ -36,6 +36,20 @@ class TileSpec:
             raise ValueError(f"max_upsample is a factor of at least 1, not {self.max_upsample}")
 
 
+def check_detail(slide: Any, spec: TileSpec) -> None:
+    """Raises MppTooCoarse where the finest pixels of `slide` (anything with `.mpp` and `.path`) are coarser than tiles.
+
+    Needs no pixels, so ask it before an overview is read.
+    """
+    if slide.mpp > spec.mpp * spec.max_upsample:
+        raise MppTooCoarse(
+            f"{slide.path}: its finest pixels are {slide.mpp:.4g} um, coarser than the {spec.mpp:.4g} asked for.",
+            hint=f"Tile it at its own scale with --set tile.mpp={slide.mpp:.4g}, or leave it out of this run.",
+            path=str(slide.path),
+            mpp=slide.mpp,
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TissueMask:
     """Where tissue is, on a coarse raster of `px` level-0 pixels a side that starts at `origin`."""
@@ -90,13 +104,7 @@ class TileGrid:
 
         Raises MppTooCoarse where the slide's finest pixels are coarser than the tiles'.
         """
-        if slide.mpp > spec.mpp * spec.max_upsample:
-            raise MppTooCoarse(
-                f"{slide.path}: its finest pixels are {slide.mpp:.4g} um, coarser than the {spec.mpp:.4g} asked for.",
-                hint=f"Tile it at its own scale with --set tile.mpp={slide.mpp:.4g}, or leave it out of this run.",
-                path=str(slide.path),
-                mpp=slide.mpp,
-            )
+        check_detail(slide, spec)
         span = round_px(spec.size_px * spec.mpp / slide.mpp)
         stride = span if spec.stride_px is None else max(1, round_px(spec.stride_px * spec.mpp / slide.mpp))
         bounds: Region = slide.bounds

@@ -15,7 +15,7 @@
     │   ├── SlideUnsupported  slide_unsupported        not a slide in any format known here
     │   ├── SlideTruncated    slide_truncated          the file ends before its own index says so
     │   ├── SlideUnreadable   slide_unreadable         opens, but pixels cannot be decoded
-    │   ├── SlideImplausible  slide_implausible        declared sizes no real file of this length has
+    │   ├── SlideImplausible  slide_implausible        declared sizes that its length or its mpp rules out
     │   ├── MppMissing        mpp_missing              no physical resolution
     │   ├── MppImplausible    mpp_implausible          outside 0.05-20 um/px
     │   ├── MppTooCoarse      mpp_too_coarse           asked-for mpp is finer than the slide has

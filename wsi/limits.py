@@ -41,6 +41,17 @@ def check_read(n_px: int) -> None:
         raise UsageError(f"{n_px:,} pixels were asked for at once.", hint=hint)
 
 
+def check_overview(path: Path, size: Size, mpp: float) -> None:
+    """Raises SlideImplausible where a slide of `mpp` um per px has an overview that takes more memory than a tool may.
+
+    A slip in the resolution does that: the fault of this slide, not of a caller who asks the same of every slide.
+    """
+    if size.width * size.height > MAX_READ_PX:
+        what = f"the overview asked for has {size.width:,} x {size.height:,} px, more than {MAX_READ_PX:,}"
+        hint = "Give the right resolution in the manifest's column `mpp`; if it is right, ask for a coarser overview."
+        raise SlideImplausible(f"{path}: at its {mpp:.4g} um per pixel {what}.", hint=hint, path=str(path), mpp=mpp)
+
+
 def implausible(path: Path, what: str) -> SlideImplausible:
     """The refusal of a slide that `what`."""
     hint = "It is damaged or was made to do harm: leave it out."

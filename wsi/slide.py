@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Never, Self
 
 from wsi.geometry import Level, Region, Size, best_level, round_px
 from wsi.identity import fingerprint
-from wsi.limits import check_read
+from wsi.limits import check_overview, check_read
 from wsi.resolution import objective_power, resolve
 
 if TYPE_CHECKING:
@@ -105,7 +105,10 @@ class Slide:
         return tiles, np.array([region.intersection(self._whole) != region for region in regions])
 
     def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
-        """uint8 (h, w, 3) RGB of `bounds`, its longer side `max_px`, or less if the slide has no more pixels."""
+        """uint8 (h, w, 3) RGB of `bounds`, its longer side `max_px`, or less if the slide has no more pixels.
+
+        Errors as `read`.
+        """
         px = max(1.0, max(self.bounds.width, self.bounds.height) / max_px)
         size = Size(max(1, round_px(self.bounds.width / px)), max(1, round_px(self.bounds.height / px)))
         return self._draw(size, (self.bounds.width / size.width, self.bounds.height / size.height))
@@ -114,11 +117,13 @@ class Slide:
         """`bounds` at `mpp` um per pixel: uint8 (h, w, 3) RGB, and how many level-0 px one of its pixels spans.
 
         Pixel (0, 0) begins at the corner of `bounds`; the last ones may reach beyond it. A slide coarser than `mpp`
-        is given as it is, with a span of 1. Raises MppMissing or MppImplausible as `.mpp`.
+        is given as it is, with a span of 1. Raises MppMissing or MppImplausible as `.mpp`, SlideImplausible for more
+        than 2^28 pixels, SlideUnreadable as `read`.
         """
         px = max(1.0, mpp / self.mpp)
         # The small term keeps 100.00000001 from growing a pixel of nothing.
         size = Size(math.ceil(self.bounds.width / px - 1e-6), math.ceil(self.bounds.height / px - 1e-6))
+        check_overview(self.path, size, self.mpp)
         return self._draw(size, (px, px)), px
 
     def associated(self, name: str) -> NDArray[np.uint8]:
