@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from fakes import ArraySlide
 from numpy.typing import NDArray
+from slides import FormulaReader
 
 from tiling import tiles as tiles_module
 from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileBatch, TileGrid, TileSpec, TissueMask
 from tiling.tiles import read_tiles
-from wsi import open_slide
-from wsi.errors import ReaderCrashed
+from wsi import Slide, open_slide
+from wsi.errors import ReaderCrashed, SlideImplausible
 from wsi.geometry import Region, Size
 
 
@@ -243,3 +244,13 @@ def test_a_real_slide_reads_like_single_regions(shared_data: Callable[[str], Pat
             region = grid.region(int(grid.cells[i]))
             np.testing.assert_array_equal(read.pixels[i], slide.read(region, size))
             assert read.status[i] == (READ_PADDED if region.right > 2220 or region.bottom > 2967 else READ_OK)
+
+
+def test_a_tile_that_is_too_much_for_one_read_is_the_slides_fault():
+    """4.48 mm at 0.25 um are 17,920 px a side; only a slide without coarser levels has to decode them all."""
+    flat = FormulaReader((Size(40_000, 20_000),), lambda level, box: np.zeros((0, 0, 3), np.uint8))
+    slide = Slide(Path("flat.tif"), flat, mpp=0.25)
+    grid = TileGrid.over(slide, TissueMask(np.ones((10, 20), bool), 2_000), TileSpec(mpp=20))
+    with pytest.raises(SlideImplausible, match=r"^flat\.tif: a tile covers 17,920 x 17,920 px.*pyramidal"):
+        all_of(read_tiles(slide, grid))
+    assert not flat.asked

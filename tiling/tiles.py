@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileBatch, TileGrid
-from wsi.errors import SlideUnreadable
+from wsi.errors import SlideImplausible, SlideUnreadable, UsageError
 from wsi.geometry import Size
 
 STRETCH_BYTES = 32 * 2**20  # pixels of tiles that are read, or being read, as one: 222 of PLIP's
@@ -31,6 +31,9 @@ def read_tiles(
     Cells that lie together are read together (`slide.read_many`, from `threads` threads at a time). What cannot be
     decoded together is read again tile by tile; a tile that fails by itself has status READ_FAILED and black pixels,
     the others are kept. Tiles depend neither on `threads` nor on `batch_size` nor on `start`.
+
+    Raises SlideImplausible from the iterator where a single tile is more than the slide reads in one call: a coarse
+    tile of a slide without coarse levels.
 
     Memory, whatever the size of the slide: three stretches of at most 32 MiB (or one tile) each, one batch, and what
     `threads` calls of `read_many` hold, each for at most 4 MiB of tiles and 2^25 level-0 px (or one tile). Other
@@ -178,5 +181,12 @@ def _read(source: _Source, stretch: _Stretch, tiles: Indices) -> None:
             for i in range(len(tiles)):
                 _read(source, stretch, tiles[i : i + 1])
         return
+    except UsageError as error:  # blocks are far smaller: it is one tile, and other slides may have a level for it
+        span = source.grid.span_px
+        raise SlideImplausible(
+            f"{source.slide.path}: a tile covers {span:,} x {span:,} px, and no coarser level spares reading them all.",
+            hint="Convert it to a pyramidal TIFF, or ask for finer tiles with --set tile.mpp.",
+            path=str(source.slide.path),
+        ) from error
     stretch.pixels[tiles] = pixels
     stretch.status[tiles] = np.where(padded, READ_PADDED, READ_OK)
