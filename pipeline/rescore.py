@@ -2,67 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features import FeatureGrid
 from heads import Bag, PromptSet, load_head
 from heads.trained import TrainedHead
+from pipeline import ledger
 from pipeline.config import RunConfig
-from pipeline.heatmap import PROBABILITY, RELATIVE
+from pipeline.heatmap import RELATIVE
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.pictures import TileScores, write_heatmap
 from pipeline.record import SlideRecord
 from pipeline.stages import encoder_for
 from pipeline.zeroshot import Scorer, TileMap, class_map, default_prompts, file_name, map_values, score_slide
 from tiling.grid import READ_FAILED
-from wsi.errors import ToolkitError, UsageError
+from wsi.errors import SetupError, SlideUnreadable, ToolkitError, UsageError
+
+T = TypeVar("T")
 
 
 def rescore(out: OutputFolder, config: RunConfig, prompts: PromptSet) -> tuple[int, list[str]]:
-    """Scores every finished slide with other prompts; returns how many, and a sentence for each that could not be."""
+    """Scores every finished slide with other prompts; returns how many, and a sentence for each that could not be.
+
+    Raises UsageError where there are no features at all, SetupError where the machine refuses.
+    """
     scorer = Scorer.of(prompts, encoder_for(config), config.zeroshot)
-    done, skipped = 0, []
-    for folder in out.slides():
-        try:
-            record = SlideRecord.read(folder)
-            if record is not None and record.grid.tiles:
-                score_slide(folder, record, scorer, config.pictures)
-                done += 1
-        except ToolkitError as error:
-            skipped.append(f"{folder.id}: {error.code}. {error}")
+    skipped: list[str] = []
+
+    def score(folder: SlideFolder, record: SlideRecord) -> None:
+        if not score_slide(folder, record, scorer, config.pictures):
+            raise _nothing_read(folder)
+
+    done = sum(1 for _ in _each(out, out.slides(), score, skipped))
     if not done and not skipped:
         raise UsageError(f"{out.path}: there are no features to score.", hint="Run `wsi run` first.")
     return done, skipped
 
 
-def draw_class(folders: list[SlideFolder], config: RunConfig, of: str) -> Iterator[Path]:
-    """Heatmaps of `tumour` or one class of the prompts in use; "" draws what the run drew. Yields the files."""
+def draw_class(
+    out: OutputFolder, folders: list[SlideFolder], config: RunConfig, of: str, skipped: list[str]
+) -> Iterator[Path]:
+    """Heatmaps of `tumour` or one class of the prompts in use; "" draws what the run drew. Yields the files.
+
+    A sentence for each slide that could not be drawn is added to `skipped`. Raises UsageError for a class that the
+    prompts do not have, SetupError where the machine refuses.
+    """
     scorer = _scorer(config)
     if scorer.untrained:
         raise UsageError("These features come from random weights: a map of them would mean nothing.")
-    for folder in folders:
-        record = SlideRecord.read(folder)
-        if record is None or not record.grid.tiles:
-            continue
+    _check_class(scorer.prompts, of)
+
+    def draw(folder: SlideFolder, record: SlideRecord) -> list[Path]:
         grid, bag = scorer.bag_of(folder, record)
+        if not len(bag):
+            raise _nothing_read(folder)
         tiles = TileMap.of(grid, bag, scorer)
-        source = f"prompts {scorer.prompts.name}"
-        for name, title, values in _chosen(tiles, scorer.prompts, of):
-            scores = TileScores(name, title, tiles.full(values), PROBABILITY, source)
-            yield write_heatmap(folder, record, grid.grid, scores)
+        return [
+            write_heatmap(folder, record, grid.grid, scorer.tile_scores(tiles, name, title, values))
+            for name, title, values in _chosen(tiles, scorer.prompts, of)
+        ]
+
+    for paths in _each(out, folders, draw, skipped):
+        yield from paths
 
 
-def draw_attention(folders: list[SlideFolder], head: Path) -> Iterator[Path]:
-    """Heatmaps of a trained head's attention, raw values times the number of tiles; yields the files."""
+def draw_attention(out: OutputFolder, folders: list[SlideFolder], head: Path, skipped: list[str]) -> Iterator[Path]:
+    """Heatmaps of a trained head's attention, raw values times the number of tiles; yields the files.
+
+    A sentence for each slide that could not be drawn is added to `skipped`. Raises UsageError or ArtefactError where
+    the folder holds no sound head, SetupError where the machine refuses.
+    """
     trained = load_head(head)
+
+    def draw(folder: SlideFolder, record: SlideRecord) -> Path:
+        grid = FeatureGrid.open(folder.features / record.current)
+        if (grid.read_status == READ_FAILED).all():
+            raise _nothing_read(folder)
+        return write_heatmap(folder, record, grid.grid, attention_map(grid, trained, head.resolve().name))
+
+    yield from _each(out, folders, draw, skipped)
+
+
+def _each(
+    out: OutputFolder, folders: Iterable[SlideFolder], work: Callable[[SlideFolder, SlideRecord], T], skipped: list[str]
+) -> Iterator[T]:
+    """What `work` gives for every slide with tiles that last ended well; for the others a sentence in `skipped`.
+
+    SetupError (disk full, no permission) passes through: every later slide would meet it too.
+    """
+    outcomes = ledger.last_outcomes(out.ledger)
     for folder in folders:
-        record = SlideRecord.read(folder)
-        if record is not None and record.grid.tiles:
-            grid = FeatureGrid.open(folder.features / record.current)
-            yield write_heatmap(folder, record, grid.grid, attention_map(grid, trained, head.resolve().name))
+        ended = outcomes.get(folder.id)
+        if ended is not None and not ended.good:
+            skipped.append(f"{folder.id}: its last run ended {ended.status} ({ended.code}). Run it again first.")
+            continue
+        try:
+            record = SlideRecord.read(folder)
+            if record is None or not record.grid.tiles:
+                continue
+            result = work(folder, record)
+        except SetupError:
+            raise
+        except ToolkitError as error:
+            skipped.append(f"{folder.id}: {error.code}. {error}")
+        else:
+            yield result
+
+
+def _nothing_read(folder: SlideFolder) -> SlideUnreadable:
+    return SlideUnreadable(
+        f"{folder.path}: none of this slide's tiles could be read.", hint="Fetch the slide again and run it."
+    )
 
 
 def attention_map(grid: FeatureGrid, head: TrainedHead, name: str) -> TileScores:
@@ -83,11 +138,14 @@ def _scorer(config: RunConfig) -> Scorer:
     return Scorer.of(prompts, encoder, config.zeroshot)
 
 
-def _chosen(tiles: TileMap, prompts: PromptSet, of: str) -> list[tuple[str, str, np.ndarray]]:
-    if not of or (of == "tumour" and prompts.tumour):
-        return map_values(tiles, prompts)
-    if of not in prompts.names:
+def _check_class(prompts: PromptSet, of: str) -> None:
+    if of and of not in prompts.names and not (of == "tumour" and prompts.tumour):
         raise UsageError(
             f"The prompts {prompts.name} have no class {of!r}.", hint=f"They have: {', '.join(prompts.names)}."
         )
+
+
+def _chosen(tiles: TileMap, prompts: PromptSet, of: str) -> list[tuple[str, str, NDArray[np.float32]]]:
+    if not of or (of == "tumour" and prompts.tumour):
+        return map_values(tiles, prompts)
     return [class_map(tiles, prompts, prompts.names.index(of))]

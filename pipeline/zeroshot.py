@@ -76,6 +76,10 @@ class Scorer:
             )
         return grid, Bag.from_grid(grid)
 
+    def tile_scores(self, tiles: TileMap, name: str, title: str, values: NDArray[np.float32]) -> TileScores:
+        """A map of the prompts, (M,) probabilities, as it is to be drawn."""
+        return TileScores(name, title, tiles.full(values), PROBABILITY, f"prompts {self.prompts.name}")
+
     @property
     def key(self) -> str:
         """Changes with every word, setting and weight that a score depends on."""
@@ -114,19 +118,18 @@ def default_prompts(asked: str, encoder_name: str) -> PromptSet | None:
     return load_prompts(asked or ("demo" if encoder_name == "demo" else DEFAULT_PROMPTS))
 
 
-def score_slide(folder: SlideFolder, record: SlideRecord, scorer: Scorer, pictures: PictureConfig) -> None:
-    """Writes zeroshot.json, heatmaps and the tiles' GeoJSON of a slide, unless they are there for the same inputs."""
+def score_slide(folder: SlideFolder, record: SlideRecord, scorer: Scorer, pictures: PictureConfig) -> bool:
+    """Writes zeroshot.json, heatmaps and the tiles' GeoJSON of a slide, unless they are there for the same inputs.
+
+    False where no tile of the slide could be read: there is nothing to score then.
+    """
     key = digest(scorer.key, record.current, record.facts.fingerprint, pictures)
     before = current_scores(folder, record)
-    if (
-        before is not None
-        and before["key"] == key
-        and all((folder.path / m["file"]).exists() for m in before["heatmaps"])
-    ):
-        return
+    if before is not None and before["key"] == key and _all_there(folder, before["heatmaps"]):
+        return True
     grid, bag = scorer.bag_of(folder, record)
     if not len(bag):
-        return
+        return False
     tiles = TileMap.of(grid, bag, scorer)
     embeddings, how = ensemble(scorer.bank), scorer.how(grid)
     top = zero_shot(bag, embeddings, top_k=scorer.config.top_k, **how)
@@ -138,6 +141,7 @@ def score_slide(folder: SlideFolder, record: SlideRecord, scorer: Scorer, pictur
     }
     made_from = {"key": key, "grid": record.current, "fingerprint": record.facts.fingerprint}
     folder.write_zeroshot({**made_from, "heatmaps": maps, **result})
+    return True
 
 
 def _all_there(folder: SlideFolder, maps: list[dict[str, str]]) -> bool:
@@ -163,8 +167,7 @@ def draw_maps(
         return []
     drawn = []
     for name, title, values in map_values(tiles, scorer.prompts):
-        scores = TileScores(name, title, tiles.full(values), PROBABILITY, f"prompts {scorer.prompts.name}")
-        path = write_heatmap(folder, record, tiles.grid.grid, scores)
+        path = write_heatmap(folder, record, tiles.grid.grid, scorer.tile_scores(tiles, name, title, values))
         drawn.append({"name": title, "file": path.relative_to(folder.path).as_posix()})
     names = scorer.prompts.names
     classes = np.full(len(tiles.grid), -1)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from heads import PromptSet
+from heads import Bag, PromptSet, train_head
 from heads.prompts import PromptClass
+from pipeline import ledger, rescore
 from pipeline.commands import results
 from pipeline.config import load_config
 from pipeline.executor import SerialExecutor
@@ -20,6 +22,7 @@ from pipeline.pictures import read_values
 from pipeline.run import Run
 from pipeline.synthetic import draw, recipe
 from pipeline.zeroshot import class_file, default_prompts, file_name
+from wsi.errors import NoSpace, UsageError
 from wsi.svs import SvsSpec, write_svs
 
 DEMO = ['encoder.name="demo"', "encoder.batch_size=32", "zeroshot.draws=2"]
@@ -113,3 +116,76 @@ def test_two_receptors_have_two_maps(out: Path, tmp_path: Path) -> None:
     assert found is not None
     plus, minus = (read_values(out / "slides/a" / m["file"]) for m in found["heatmaps"])
     assert np.allclose(plus + minus, 1, atol=1e-5) and not np.array_equal(plus, minus)
+
+
+# Slides that cannot be drawn or scored
+
+
+def refuse(out: Path, slide: str) -> None:
+    ended = Outcome(slide, f"{slide}.svs", ledger.REFUSED, "open", "slide_truncated", "It ends early.")
+    ledger.record(out / "ledger.jsonl", ended)
+
+
+def spoil_grid(out: Path, slide: str) -> None:
+    (grid,) = (out / "slides" / slide / "features").glob("*.zarr")
+    for chunk in (grid / "features" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(chunk.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize("harm", ["thumbnail", "grid", "record", "refused", "unreadable"])
+def test_a_slide_that_cannot_be_drawn_costs_its_own_map_only(
+    out: Path, harm: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = Bag.from_grid
+    match harm:
+        case "thumbnail":
+            (out / "slides/a/thumbnail.jpg").unlink()
+        case "grid":
+            spoil_grid(out, "a")
+        case "record":
+            (out / "slides/a/slide.json").write_text("{")
+        case "refused":
+            refuse(out, "a")
+        case "unreadable":
+            monkeypatch.setattr(Bag, "from_grid", lambda g: without_tiles(read(g)) if g.slide_id == "a" else read(g))
+    assert results.heatmap(out, "stroma", None, None) == 3
+    said = capsys.readouterr().out
+    assert "slides/b/heatmaps/stroma.png" in said and "a: " in said and "slides/a/heatmaps" not in said
+    assert results.heatmap(out, "stroma", None, ["a"]) == 4
+
+
+def without_tiles(bag: Bag) -> Bag:
+    return replace(bag, x=bag.x[:0], cells=bag.cells[:0])
+
+
+def test_a_head_of_another_encoder_is_a_sentence_for_each_slide(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bags = [Bag(np.eye(4, dtype=np.float32), np.arange(4), name, "0" * 64) for name in "ab"]
+    train_head(bags, ["x", "y"], epochs=1).save(tmp_path / "head")
+    assert results.heatmap(out, "", tmp_path / "head", None) == 4
+    said = capsys.readouterr().out
+    assert "a: encoder_mismatch." in said and "b: encoder_mismatch." in said
+
+
+def test_a_mistake_or_a_full_disk_ends_the_command_at_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no class 'bone'"):
+        results.heatmap(out, "bone", None, None)
+
+    def full(*_: object, **__: object) -> None:
+        raise NoSpace("the disk is full.")
+
+    monkeypatch.setattr(rescore, "write_heatmap", full)
+    monkeypatch.setattr(rescore, "score_slide", full)
+    with pytest.raises(NoSpace):
+        results.heatmap(out, "stroma", None, None)
+    with pytest.raises(NoSpace):
+        results.zeroshot(out, "nsclc", None)
+
+
+def test_a_slide_that_cannot_be_scored_costs_its_own_scores_only(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse(out, "a")
+    assert results.zeroshot(out, "nsclc", None) == 3
+    said = capsys.readouterr().out
+    assert "a: its last run ended refused (slide_truncated)" in said and "1 slides in" in said

@@ -30,27 +30,34 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
         write_tables(folder)
     write_quietly(folder)
     show_scores(console, folder)
-    for sentence in skipped:
-        console.print(sentence, style="red")
+    code = _told(console, done, skipped)
     console.print(f"{done} slides in {duration(time.monotonic() - started)}; table: {out / 'zeroshot.csv'}")
-    return 0 if not skipped else 3 if done else 4
+    return code
 
 
 def heatmap(out: Path, of: str, head: Path | None, slides: list[str] | None) -> int:
-    """`wsi heatmap`: the maps of a class or of a head's attention."""
+    """`wsi heatmap`: the maps of a class or of a head's attention. 3 / 4 if some / all slides could not be drawn."""
     from pipeline.rescore import draw_attention, draw_class
 
     console, folder = open_console(), OutputFolder(out).existing()
     config = load_config(folder.config)
     wanted = _wanted_slides(folder, slides)
-    made = draw_attention(wanted, head) if head else draw_class(wanted, config, of)
+    skipped: list[str] = []
+    made = draw_attention(folder, wanted, head, skipped) if head else draw_class(folder, wanted, config, of, skipped)
     count = 0
     for path in made:
         console.print(str(path))
         count += 1
-    if not count:
+    if not count and not skipped:
         raise UsageError(f"{out}: there is nothing to draw.", hint="Run `wsi run` or `wsi zeroshot` first.")
-    return 0
+    return _told(console, count, skipped)
+
+
+def _told(console: Console, done: int, skipped: list[str]) -> int:
+    """Prints what was passed over; the exit code: 0, or 3 / 4 if some / all slides were."""
+    for sentence in skipped:
+        console.print(sentence, style="red")
+    return 0 if not skipped else 3 if done else 4
 
 
 def _wanted_slides(folder: OutputFolder, ids: list[str] | None) -> list[Any]:
