@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -48,6 +49,17 @@ class Coarse(Calm):
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         raise AssertionError("no pixel is needed to see it")
+
+
+class Unplugged(Calm):
+    """Opens, and its storage is gone when its files are asked for."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    @files.setter
+    def files(self, _: object) -> None: ...
 
 
 class Aborts(Calm):
@@ -100,5 +112,5 @@ class Buggy(Calm):
 def chosen_by_name(path: Path) -> Calm:
     """The reader that the file's stem names, so that one batch can hold them all: abort-1.svs, calm-2.svs."""
     evil = {"abort": Aborts, "tile": AbortsInTiles, "sleep": Sleeps, "devour": Devours, "patchy": Patchy}
-    kinds: dict[str, type[Calm]] = {**evil, "coarse": Coarse, "bug": Buggy}
+    kinds: dict[str, type[Calm]] = {**evil, "coarse": Coarse, "unplugged": Unplugged, "bug": Buggy}
     return kinds.get(Path(path).stem.split("-")[0], Calm)(path)

@@ -14,7 +14,7 @@ from tiling import TileGrid, TileSpec, TissueConfig, detect_tissue, read_tiles
 from tiling.frames import Silence, receive, send
 from tiling.grid import READ_FAILED
 from tiling.supervised import Preparation, ReaderConfig, ReaderProcess
-from wsi.errors import MppTooCoarse, ReaderCrashed, ReaderMemory, ReaderTimeout, SlideMissing
+from wsi.errors import MppTooCoarse, ReaderCrashed, ReaderMemory, ReaderTimeout, SlideMissing, SlideUnreadable
 from wsi.slide import Slide
 
 WANTED = Preparation(TissueConfig(), TileSpec())
@@ -109,6 +109,8 @@ def test_a_bad_tile_costs_that_tile(reader: ReaderProcess, tmp_path: Path) -> No
 def test_errors_of_the_slide_come_through_as_themselves(reader: ReaderProcess, tmp_path: Path) -> None:
     with ReaderProcess(ReaderConfig()) as plain, pytest.raises(SlideMissing):
         plain.open(tmp_path / "gone.svs")
+    with pytest.raises(SlideUnreadable, match=r"unplugged\.svs cannot be read: Stale file handle"):
+        reader.open(slide(tmp_path, "unplugged.svs"))
     reader.open(slide(tmp_path, "calm.svs"))
     with pytest.raises(MppTooCoarse, match="0.25"):
         reader.prepare(Preparation(TissueConfig(), TileSpec(mpp=0.25)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,8 +17,9 @@ import pytest
 from PIL import Image
 from slides import FormulaReader, aperio_svs, noise, tiled_tiff
 
+import wsi.identity
 import wsi.opening
-from wsi import Region, Size, open_slide
+from wsi import Region, Size, Slide, open_slide
 from wsi.errors import (
     MppImplausible,
     SlideError,
@@ -28,7 +30,9 @@ from wsi.errors import (
     SlideUnsupported,
     UsageError,
 )
+from wsi.facts import SlideFacts
 from wsi.limits import check_levels
+from wsi.readers import companions
 from wsi.readers.companions import files_of
 from wsi.tiff_index import read_pages
 
@@ -131,6 +135,16 @@ def test_a_reader_that_declares_the_impossible_is_closed(tmp_path: Path, monkeyp
     assert reader.closed == 1
 
 
+def test_a_reader_of_your_own_is_closed_when_the_slide_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = FormulaReader((Size(10, 10),), lambda level, box: np.zeros((0, 0, 3), np.uint8))
+    monkeypatch.setattr(wsi.opening, "_own_reader", lambda name: lambda path: reader)
+    with pytest.raises(MppImplausible):
+        open_slide(tmp_path / "a", reader="mine:own", mpp=250)
+    assert reader.closed == 1
+
+
 @pytest.mark.parametrize(
     ("name", "content", "kind", "sentence"),
     [
@@ -177,6 +191,80 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(wsi.opening, "_inspect", refuse)
     with pytest.raises(SlideMissing, match=r"a.tif cannot be read: Permission denied\."):
         open_slide(path)
+
+
+def failing_open(name: str, number: int) -> Callable[..., object]:
+    """The builtin `open`, but the file called `name` fails with this errno, as on storage that breaks down."""
+
+    def attempt(file: Path, *arguments: object, **options: object) -> object:
+        if Path(file).name == name:
+            raise OSError(number, os.strerror(number), str(file))
+        return open(file, *arguments, **options)  # type: ignore[call-overload]
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EIO, SlideUnreadable),
+        (errno.ESTALE, SlideUnreadable),
+        (errno.EACCES, SlideMissing),
+        (errno.ENOENT, SlideMissing),
+    ],
+    ids=errno.errorcode.get,
+)
+def test_storage_that_fails_later_is_the_slides_fault(
+    number: int, kind: type[SlideError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiled_tiff(tmp_path / "a.tif", noise(300, 300))
+    with open_slide(path) as slide:
+        monkeypatch.setattr(wsi.identity, "open", failing_open("a.tif", number), raising=False)
+        with pytest.raises(kind, match=rf"a\.tif cannot be read: {os.strerror(number)}\.") as caught:
+            SlideFacts.of(slide)
+    assert type(caught.value) is kind
+    assert caught.value.path == str(path) and caught.value.hint
+
+
+def test_storage_that_fails_at_the_first_byte_is_not_a_file_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiled_tiff(tmp_path / "a.tif", noise(300, 300))
+    monkeypatch.setattr(wsi.opening, "open", failing_open("a.tif", errno.EIO), raising=False)
+    with pytest.raises(SlideUnreadable, match="Input/output error.*copy it to a local disk"):
+        open_slide(path)
+
+
+def test_a_companion_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key file opens; only when all files of the slide are gathered one is found closed."""
+    path = tmp_path / "a.vms"
+    path.write_text("ImageFile=b.jpg\n")
+    (tmp_path / "b.jpg").write_bytes(b"x")
+
+    class Gathers(FormulaReader):
+        @property
+        def files(self) -> tuple[Path, ...]:
+            return files_of(path)
+
+        @files.setter
+        def files(self, _: object) -> None: ...
+
+    reader = Gathers((Size(10, 10),), lambda level, box: np.zeros((0, 0, 3), np.uint8))
+    monkeypatch.setattr(wsi.opening, "_open_with", lambda name, file: reader)
+    monkeypatch.setattr(companions, "open", failing_open("a.vms", errno.EACCES), raising=False)
+    with pytest.raises(SlideMissing, match=r"a\.vms cannot be read: Permission denied"):
+        open_slide(path)
+    assert reader.closed == 1
+
+    monkeypatch.undo()
+    with Slide(path, reader) as slide:
+        monkeypatch.setattr(wsi.identity, "open", failing_open("b.jpg", errno.EACCES), raising=False)
+        with pytest.raises(SlideMissing, match=r"a\.vms cannot be read: .*b\.jpg: Permission denied") as caught:
+            _ = slide.fingerprint
+        assert caught.value.path == str(path)
+        monkeypatch.setattr(companions, "open", failing_open("a.vms", errno.ESTALE), raising=False)
+        with pytest.raises(SlideUnreadable, match=r"a\.vms cannot be read"):
+            _ = slide.files
 
 
 def test_mistaken_arguments(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi.errors import SlideError, SlideMissing, SlideTruncated, SlideUnreadable, SlideUnsupported, UsageError
+from wsi.errors import SlideError, SlideTruncated, SlideUnreadable, SlideUnsupported, UsageError
 from wsi.limits import MAX_SEGMENT_PX, check_levels, check_sizes, implausible
+from wsi.readers import missing, unreachable
 from wsi.slide import Slide
 from wsi.tiff_index import is_tiff, read_pages
 
@@ -31,26 +32,34 @@ def open_slide(path: str | Path, *, reader: str = "auto", mpp: float | None = No
 
     Raises SlideMissing (not there, or not to be read), SlideUnsupported (no reader knows it; all reasons told),
     SlideTruncated (it ends before its index says), SlideImplausible (sizes no real slide has, before a pixel is
-    read), SlideUnreadable (known, but damaged), MppImplausible (`mpp` outside 0.05-20), UsageError (no such reader).
+    read), SlideUnreadable (known, but damaged; or its storage fails), MppImplausible (`mpp` outside 0.05-20),
+    UsageError (no such reader).
     """
     path = Path(path)
     if reader not in ("auto", *READERS) and ":" not in reader:
         hint = f"Choose from: auto, {', '.join(READERS)}, or package.module:callable for one of your own."
         raise UsageError(f"There is no reader {reader!r}.", hint=hint)
+    own = ":" in reader
     try:
-        if ":" in reader:
-            return Slide(path, _own_reader(reader)(path), mpp)
-        file = _main_file(path)
-        head = _inspect(file)
-        opened = _first_that_opens(file, _candidates(file, head) if reader == "auto" else (reader,), head)
+        opened = _own_reader(reader)(path) if own else _opened(path, reader)
     except OSError as error:
-        raise _missing(path, error.strerror or str(error)) from error
+        raise unreachable(path, error) from error
     try:
-        check_levels(path, opened.level_sizes, sum(part.stat().st_size for part in opened.files))
+        if not own:
+            check_levels(path, opened.level_sizes, sum(part.stat().st_size for part in opened.files))
         return Slide(path, opened, mpp)
-    except (SlideError, OSError):
+    except SlideError:
         opened.close()
         raise
+    except OSError as error:
+        opened.close()
+        raise unreachable(path, error) from error
+
+
+def _opened(path: Path, reader: str) -> Reader:
+    file = _main_file(path)
+    head = _inspect(file)
+    return _first_that_opens(file, _candidates(file, head) if reader == "auto" else (reader,), head)
 
 
 def _main_file(path: Path) -> Path:
@@ -58,11 +67,11 @@ def _main_file(path: Path) -> Path:
     try:
         mode = path.stat().st_mode
     except ValueError as error:  # a zero byte in the name
-        raise _missing(path, str(error)) from error
+        raise missing(path, str(error)) from error
     if stat.S_ISDIR(mode):
         return _dicom_file(path)
     if not stat.S_ISREG(mode):
-        raise _missing(path, "it is neither a file nor a folder")
+        raise missing(path, "it is neither a file nor a folder")
     return path
 
 
@@ -145,8 +154,3 @@ def _refused(file: Path, head: bytes, refusals: Mapping[str, SlideError]) -> Sli
     worst = (damaged or list(refusals.values()))[0]
     reasons = "; ".join(f"{name}: {refusal.facts['reason']}" for name, refusal in refusals.items())
     return type(worst)(f"{file} cannot be opened ({reasons}).", hint=worst.hint, path=str(file), reason=reasons)
-
-
-def _missing(path: Path, reason: str) -> SlideMissing:
-    hint = "Check its spelling, and that you may read it."
-    return SlideMissing(f"{path} cannot be read: {reason}.", hint=hint, path=str(path))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Never, Self
 from wsi.geometry import Level, Region, Size, best_level, round_px
 from wsi.identity import fingerprint
 from wsi.limits import check_overview, check_read
+from wsi.readers import unreachable
 from wsi.resolution import objective_power, resolve
 
 if TYPE_CHECKING:
@@ -69,13 +71,18 @@ class Slide:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files of the slide, the main one first: companions of MRXS, the other parts of a DICOM series."""
-        return self._reader.files
+        """All files of the slide, the main one first: companions of MRXS, the other parts of a DICOM series.
+
+        They are looked for each time. Raises SlideMissing or SlideUnreadable where that fails.
+        """
+        with self._reaching():
+            return self._reader.files
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits that change when the slide is replaced; see `wsi.identity.fingerprint`."""
-        return fingerprint(self._reader.files)
+        """64 hex digits that change when the slide is replaced; see `wsi.identity.fingerprint`. Errors as `files`."""
+        with self._reaching():
+            return fingerprint(self._reader.files)
 
     def read(self, region: Region, size: Size | None = None) -> NDArray[np.uint8]:
         """uint8 (h, w, 3) RGB of `region`, resampled to `size` (default: one pixel per level-0 pixel).
@@ -150,6 +157,14 @@ class Slide:
 
     def __reduce__(self) -> Never:
         raise TypeError("A Slide holds an open file and is never pickled: send its path, and open it there.")
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Around work on the files themselves, which no reader translates."""
+        try:
+            yield
+        except OSError as error:
+            raise unreachable(self.path, error) from error
 
     def _open_reader(self) -> Reader:
         if self._closed:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from wsi.errors import SlideUnreadable, SlideUnsupported
+from wsi.errors import SlideError, SlideMissing, SlideUnreadable, SlideUnsupported
 from wsi.geometry import Region, Size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_NOT_TO_BE_HAD = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM}
+)
 
 
 class Reader(Protocol):
@@ -81,3 +86,23 @@ def unreadable(path: Path, what: str, reason: object) -> SlideUnreadable:
     told = " ".join(str(reason).split()) or type(reason).__name__
     hint = "Copy it again from its source; if it stays so, convert it or leave it out."
     return SlideUnreadable(f"{path}: {what} cannot be decoded ({told}).", hint=hint, path=str(path), reason=told)
+
+
+def missing(path: Path, reason: str) -> SlideMissing:
+    """The refusal of a slide that is not there, or not this user's to read."""
+    hint = "Check its spelling, and that you may read it."
+    return SlideMissing(f"{path} cannot be read: {reason}.", hint=hint, path=str(path))
+
+
+def unreachable(path: Path, error: OSError) -> SlideError:
+    """The refusal of a slide of which a file, itself or a companion, cannot be read.
+
+    SlideMissing where the file is not there or not this user's to read, SlideUnreadable where its storage fails.
+    """
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    if error.filename is not None and str(error.filename) != str(path):
+        reason = f"{error.filename}: {reason}"
+    if error.errno in _NOT_TO_BE_HAD:
+        return missing(path, reason)
+    hint = "Its disk or network fails: try again when it works, or copy it to a local disk."
+    return SlideUnreadable(f"{path} cannot be read: {reason}.", hint=hint, path=str(path), reason=reason)
