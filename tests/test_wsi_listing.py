@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wsi.errors import SlideMissing
 from wsi.listing import find_slides
+from wsi.readers import companions
 
 
 def make(root: Path, *names: str) -> None:
@@ -57,18 +62,73 @@ def test_linked_folders_are_not_followed(tmp_path: Path) -> None:
     assert found(tmp_path / "cohort") == ["b.svs", "c.svs", "gone.svs"]  # a dead link is refused later, by name
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, name: str, *calls: tuple[Any, str]) -> None:
+    """These calls fail for a path called `name` and whatever lies in it, but not for those who may read everything."""
+    for owner, call in calls:
+        allowed = getattr(owner, call, getattr(builtins, call, None))
+
+        def attempt(path: Any, *arguments: Any, _allowed: Any = allowed, **options: Any) -> Any:
+            if name in Path(path).parts:
+                raise PermissionError(13, "Permission denied", str(path))
+            return _allowed(path, *arguments, **options)
+
+        monkeypatch.setattr(owner, call, attempt, raising=False)
+
+
 def test_a_folder_that_may_not_be_read_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Played by a stub, since tests may run as a user who may read everything."""
     make(tmp_path, "closed/a.svs", "open/b.svs")
-    iterdir = Path.iterdir
-
-    def refuse(self: Path):
-        if self.name == "closed":
-            raise PermissionError(13, "Permission denied", str(self))
-        return iterdir(self)
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    refuse(monkeypatch, "closed", (os, "scandir"))
     assert found(tmp_path) == ["closed", "open/b.svs"]
+
+
+def test_what_may_be_listed_but_not_looked_at_is_listed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the permission r and without x gives its names, and every other call fails: open, stat, scandir."""
+    make(tmp_path, "half/a.svs", "half/deeper/b.svs", "half/notes.txt", "open/c.svs")
+    (tmp_path / "half" / "link").symlink_to(tmp_path / "open")
+    scandir = os.scandir
+    refuse(monkeypatch, "half", (os, "stat"), (os, "lstat"), (os, "scandir"))
+    closed = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (scandir if Path(path).name == "half" else closed)(path))
+    assert found(tmp_path) == ["half/a.svs", "half/deeper", "open/c.svs"]
+
+
+def test_where_no_entry_can_be_told_from_another_the_folder_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems give names alone, and what each is has to be asked of the entry itself."""
+    make(tmp_path, "half/a.svs", "half/deeper/b.svs", "open/c.svs")
+
+    class Unknown:
+        name = "a.svs"
+
+        def is_symlink(self) -> bool:
+            raise PermissionError(13, "Permission denied", self.name)
+
+    scandir = os.scandir
+    monkeypatch.setattr(
+        os, "scandir", lambda p: contextlib.nullcontext([Unknown()]) if Path(p).name == "half" else scandir(p)
+    )
+    assert found(tmp_path) == ["half", "open/c.svs"]
+
+
+def test_a_link_that_cannot_be_looked_through_costs_no_other_slide(tmp_path: Path) -> None:
+    make(tmp_path, "a.svs", "b/c.svs")
+    (tmp_path / "far").symlink_to("x" * 300)  # no file system has such names: ENAMETOOLONG
+    assert found(tmp_path) == ["a.svs", "b/c.svs"]
+
+
+def test_a_key_file_that_may_not_be_read_owns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a.vms", "a_1.jpg", "b.svs")
+    refuse(monkeypatch, "a.vms", (companions, "open"))
+    assert found(tmp_path) == ["a.vms", "a_1.jpg", "b.svs"]
+
+
+def test_a_key_file_with_nonsense_in_it_owns_the_files_that_exist(tmp_path: Path) -> None:
+    make(tmp_path, "a_1.jpg")
+    (tmp_path / "a.vms").write_text(f"ImageFile={'n' * 5_000}\nMapFile=zero\0byte\nOther=a_1.jpg\n")
+    assert found(tmp_path) == ["a.vms"]
+    assert companions.files_of(tmp_path / "a.vms") == (tmp_path / "a.vms", tmp_path / "a_1.jpg")
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

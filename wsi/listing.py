@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsi.errors import SlideMissing
@@ -19,8 +22,8 @@ def find_slides(folder: str | Path) -> list[Path]:
 
     Several .dcm files in one folder are one slide, listed as that folder. Left out are the files of another slide
     (an MRXS folder, the JPEGs of a VMS), hidden files and folders, folders behind symbolic links, and folders of
-    results (below `folder`, those with a `ledger.jsonl`). A folder that may not be read is listed, so that opening it
-    says so and its slides do not go missing in silence. Raises SlideMissing if `folder` itself cannot be read.
+    results (below `folder`, those with a `ledger.jsonl`). What may not be read is listed, be it slide or folder, so
+    that opening it says so and no slide goes missing in silence. Raises SlideMissing if `folder` itself cannot be read.
     """
     root = Path(folder)
     try:
@@ -32,31 +35,68 @@ def find_slides(folder: str | Path) -> list[Path]:
     return sorted(_slides_in(root, is_root=True))
 
 
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """What one folder holds, hidden names left out."""
+
+    files: set[Path] = field(default_factory=set)  # named as slides are
+    folders: set[Path] = field(default_factory=set)
+    is_results: bool = False  # of this toolkit
+
+
 def _slides_in(folder: Path, *, is_root: bool = False) -> Iterator[Path]:
     try:
-        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        found = _entries(folder)
     except OSError:
         yield folder
         return
-    if folder / LEDGER in entries and not is_root:
+    if found.is_results and not is_root:
         return
-    folders = {entry for entry in entries if entry.is_dir() and not entry.is_symlink()}
-    files = {entry for entry in entries if entry.suffix.lower() in SUFFIXES and not entry.is_dir()}
-    owned = set(_owned(files))
-    dicom = {file for file in files if file.suffix.lower() == ".dcm"}
+    owned = set(_owned(found.files))
+    dicom = {file for file in found.files if file.suffix.lower() == ".dcm"}
     if len(dicom) > 1:
         yield folder
         owned |= dicom
-    yield from files - owned
-    for below in folders - owned:
+    yield from found.files - owned
+    for below in found.folders - owned:
         yield from _slides_in(below)
 
 
+def _entries(folder: Path) -> _Entries:
+    """Raises OSError where the folder cannot be read.
+
+    Folders and files are told apart by what the folder itself says of them: one with the permission r and without x
+    then still gives the names of its slides.
+    """
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    found = _Entries(is_results=any(entry.name == LEDGER for entry in visible))
+    for entry in visible:
+        path = folder / entry.name
+        named_as_slide = path.suffix.lower() in SUFFIXES
+        if entry.is_symlink() and _may_lead_to_slides(entry, named_as_slide):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            found.folders.add(path)
+        elif named_as_slide:
+            found.files.add(path)
+    return found
+
+
+def _may_lead_to_slides(link: os.DirEntry[str], named_as_slide: bool) -> bool:
+    """Whether a symbolic link leads to a folder; one that leads nowhere may have, unless it is named as slides are."""
+    try:
+        return stat.S_ISDIR(link.stat().st_mode)
+    except OSError:
+        return not named_as_slide
+
+
 def _owned(files: Iterable[Path]) -> Iterator[Path]:
-    """Files and folders that belong to a slide among `files`."""
+    """Files and folders that belong to a slide among `files`; a key file that cannot be read owns nothing."""
     for file in files:
         companion = companion_folder(file)
         if companion is not None:
             yield companion
-        elif file.suffix.lower() in KEY_FILES and file.is_file():
-            yield from named_in_key_file(file)
+        elif file.suffix.lower() in KEY_FILES:
+            with contextlib.suppress(OSError):
+                yield from named_in_key_file(file) if file.is_file() else ()

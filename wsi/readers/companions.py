@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 KEY_FILES = (".vms", ".vmu")
@@ -36,7 +37,17 @@ def named_in_key_file(path: Path) -> tuple[Path, ...]:
     """The files beside a VMS or VMU key file (lines `ImageFile(0,0)=name.jpg`) that it names and that exist."""
     with open(path, encoding="utf-8", errors="replace") as f:
         values = [line.partition("=")[2].strip() for line in f.read(_KEY_FILE_BYTES).splitlines()]
-    return tuple(path.parent / v for v in values if v and v == Path(v).name and (path.parent / v).is_file())
+    return tuple(path.parent / v for v in values if v and v == Path(v).name and _is_file(path.parent / v))
+
+
+def _is_file(path: Path) -> bool:
+    """As Path.is_file, but False for a name longer than any file's; raises OSError where it cannot be told."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def series_uid(path: Path) -> bytes | None:
