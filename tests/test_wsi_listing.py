@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from wsi.errors import SlideMissing
-from wsi.listing import find_slides
+from wsi.listing import find_slides, list_slides
 from wsi.readers import companions
 
 
@@ -60,6 +60,30 @@ def test_linked_folders_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "cohort" / "c.svs").symlink_to(tmp_path / "elsewhere" / "a.svs")
     (tmp_path / "cohort" / "gone.svs").symlink_to(tmp_path / "nowhere.svs")
     assert found(tmp_path / "cohort") == ["b.svs", "c.svs", "gone.svs"]  # a dead link is refused later, by name
+
+
+def test_links_that_are_not_followed_are_told(tmp_path: Path) -> None:
+    """Also those that lead nowhere today: the other site's disk may not be mounted."""
+    make(tmp_path, "elsewhere/a.svs", "cohort/b.svs", "cohort/c.mrxs", "cohort/deep/d.svs", "notes.txt")
+    cohort = tmp_path / "cohort"
+    (cohort / "deep" / "site.2").symlink_to(tmp_path / "elsewhere")
+    (cohort / "batch.svs").symlink_to(tmp_path / "elsewhere")
+    (cohort / "site3").symlink_to(tmp_path / "unmounted")
+    (cohort / "round").symlink_to(cohort / "round")
+    (cohort / "gone.svs").symlink_to(tmp_path / "nowhere.svs")  # named like a slide: refused later, by name
+    (cohort / "c").symlink_to(tmp_path / "elsewhere")  # the companion of c.mrxs
+    (cohort / "notes.txt").symlink_to(tmp_path / "notes.txt")
+    (cohort / ".hidden").symlink_to(tmp_path / "elsewhere")
+    listing = list_slides(cohort)
+    assert [path.relative_to(cohort).as_posix() for path in listing.slides] == [
+        "b.svs",
+        "c.mrxs",
+        "deep/d.svs",
+        "gone.svs",
+    ]
+    unfollowed = [path.relative_to(cohort).as_posix() for path in listing.unfollowed]
+    assert unfollowed == ["batch.svs", "deep/site.2", "round", "site3"]
+    assert find_slides(cohort) == list(listing.slides)
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, name: str, *calls: tuple[Any, str]) -> None:
@@ -115,7 +139,9 @@ def test_where_no_entry_can_be_told_from_another_the_folder_is_listed(
 def test_a_link_that_cannot_be_looked_through_costs_no_other_slide(tmp_path: Path) -> None:
     make(tmp_path, "a.svs", "b/c.svs")
     (tmp_path / "far").symlink_to("x" * 300)  # no file system has such names: ENAMETOOLONG
-    assert found(tmp_path) == ["a.svs", "b/c.svs"]
+    listing = list_slides(tmp_path)
+    assert listing.slides == (tmp_path / "a.svs", tmp_path / "b" / "c.svs")
+    assert listing.unfollowed == (tmp_path / "far",)
 
 
 def test_a_key_file_that_may_not_be_read_owns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

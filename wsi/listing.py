@@ -1,4 +1,4 @@
-"""Which slides a folder holds."""
+"""Which slides a folder holds, and what was not searched for them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,29 @@ SUFFIXES = frozenset((*_PYRAMIDS, ".dcm", ".png", ".jpg", ".jpeg", ".bmp"))  # .
 LEDGER = "ledger.jsonl"  # marks a folder this toolkit wrote its results to
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a search of a folder came to; both sorted."""
+
+    slides: tuple[Path, ...]
+    unfollowed: tuple[Path, ...]  # symbolic links to folders, or to nothing that is there now: slides may lie behind
+
+
 def find_slides(folder: str | Path) -> list[Path]:
-    """All slides in `folder` and below, by the endings of their names, sorted.
+    """The slides in `folder` and below, sorted; which these are, and what is raised, as `list_slides`."""
+    return list(list_slides(folder).slides)
+
+
+def list_slides(folder: str | Path) -> Listing:
+    """All slides in `folder` and below, by the endings of their names, and the links that were not followed.
 
     Several .dcm files in one folder are one slide, listed as that folder. Left out are the files of another slide
     (an MRXS folder, the JPEGs of a VMS), hidden files and folders, folders behind symbolic links, and folders of
     results (below `folder`, those with a `ledger.jsonl`). What may not be read is listed, be it slide or folder, so
-    that opening it says so and no slide goes missing in silence. Raises SlideMissing if `folder` itself cannot be read.
+    that opening it says so and no slide goes missing in silence; for the same reason tell people of the links. They
+    are not followed since they may lead in circles, or to slides that are listed already.
+
+    Raises SlideMissing if `folder` itself cannot be read.
     """
     root = Path(folder)
     try:
@@ -32,7 +48,9 @@ def find_slides(folder: str | Path) -> list[Path]:
     except (OSError, ValueError) as error:
         hint = "Check its spelling and that you may read it."
         raise SlideMissing(f"The folder {root} cannot be read: {error}.", hint=hint, path=str(root)) from error
-    return sorted(_slides_in(root, is_root=True))
+    parts = list(_folder_by_folder(root, is_root=True))
+    slides = sorted(path for part in parts for path in part.slides)
+    return Listing(tuple(slides), tuple(sorted(path for part in parts for path in part.unfollowed)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +59,26 @@ class _Entries:
 
     files: set[Path] = field(default_factory=set)  # named as slides are
     folders: set[Path] = field(default_factory=set)
+    links: set[Path] = field(default_factory=set)  # that are not followed
     is_results: bool = False  # of this toolkit
 
 
-def _slides_in(folder: Path, *, is_root: bool = False) -> Iterator[Path]:
+def _folder_by_folder(folder: Path, *, is_root: bool = False) -> Iterator[Listing]:
     try:
         found = _entries(folder)
     except OSError:
-        yield folder
+        yield Listing((folder,), ())
         return
     if found.is_results and not is_root:
         return
     owned = set(_owned(found.files))
+    slides = found.files - owned
     dicom = {file for file in found.files if file.suffix.lower() == ".dcm"}
     if len(dicom) > 1:
-        yield folder
-        owned |= dicom
-    yield from found.files - owned
+        slides = slides - dicom | {folder}
+    yield Listing(tuple(slides), tuple(found.links - owned))
     for below in found.folders - owned:
-        yield from _slides_in(below)
+        yield from _folder_by_folder(below)
 
 
 def _entries(folder: Path) -> _Entries:
@@ -75,8 +94,8 @@ def _entries(folder: Path) -> _Entries:
         path = folder / entry.name
         named_as_slide = path.suffix.lower() in SUFFIXES
         if entry.is_symlink() and _may_lead_to_slides(entry, named_as_slide):
-            continue
-        if entry.is_dir(follow_symlinks=False):
+            found.links.add(path)
+        elif entry.is_dir(follow_symlinks=False):
             found.folders.add(path)
         elif named_as_slide:
             found.files.add(path)
