@@ -19,6 +19,7 @@ from pipeline import ledger
 from pipeline.config import RunConfig, load_config
 from pipeline.console import RunConsole, duration, summary, table
 from pipeline.executor import Executor
+from pipeline.inforce import InForce
 from pipeline.manifest import entries_from
 from pipeline.output import OutputFolder
 from pipeline.pictures import read_image, read_values, write_heatmap
@@ -27,7 +28,7 @@ from pipeline.reporting import make_report
 from pipeline.rescore import attention_map
 from pipeline.run import Run
 from pipeline.synthetic import REGIONS, CohortSpec, write_cohort
-from pipeline.zeroshot import current_scores, default_prompts
+from pipeline.zeroshot import default_prompts
 from tiling.grid import TileGrid, TissueMask
 from wsi.errors import UsageError
 
@@ -97,10 +98,11 @@ def compare(folder: OutputFolder, cohort: Path) -> Answers:
     """Labels and tile scores of a finished run beside the truth of the cohort it ran on."""
     with open(cohort / "cohort.csv", newline="", encoding="utf-8") as f:
         diagnosis = {row["id"]: row["diagnosis"] for row in csv.DictReader(f)}
+    in_force = InForce.of(folder)
     ids, label, scores, masks = [], [], [], []
     for slide in map(folder.slide, diagnosis):
         record = SlideRecord.read(slide)
-        found = None if record is None else current_scores(slide, record)
+        found = None if record is None else in_force.scores(slide, record)
         if found is None or record is None:
             raise UsageError(f"{slide.path}: this slide of the cohort was not scored.", hint="Run `wsi demo` again.")
         ids.append(slide.id)

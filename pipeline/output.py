@@ -60,6 +60,11 @@ class SlideFolder:
         """Replaces `slide.json` in one step; what it lists must be on disk already."""
         self._write_json("slide.json", {"format": "slide-record", "version": RECORD_VERSION, **record})
 
+    @property
+    def scored(self) -> bool:
+        """Prompts were scored once; not that the scores are of what is in force."""
+        return (self.path / "zeroshot.json").exists()
+
     def zeroshot(self) -> dict[str, Any] | None:
         return self._json("zeroshot.json")
 

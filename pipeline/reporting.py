@@ -16,6 +16,7 @@ from pipeline import ledger
 from pipeline.console import last_line
 from pipeline.crops import crop_path, cut_crops
 from pipeline.heatmap import PROBABILITY, RELATIVE, colour_scale, overlay
+from pipeline.inforce import InForce
 from pipeline.ledger import Outcome
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.overlay import Frame, Placement
@@ -33,17 +34,18 @@ from pipeline.report import (
     TileExtremes,
     write_report,
 )
-from pipeline.zeroshot import current_scores
 from tiling.supervised import ReaderProcess
 from wsi.errors import ToolkitError
+
+Scores = dict[str, Any]  # of one slide, as zeroshot.json has them
 
 _PACKAGES = ("torch", "open_clip_torch", "zarr", "dask", "openslide-python", "tiffslide", "scikit-image", "numpy")
 
 
 def make_report(out: OutputFolder, reader: ReaderProcess | None = None) -> None:
     """Writes OUT/report.html. With a `reader`, tile pictures that are missing are cut from the slides."""
-    outcomes = ledger.last_outcomes(out.ledger)
-    slides = [_slide(out.slide(i), o, reader) for i, o in sorted(outcomes.items(), key=lambda kv: kv[1].name)]
+    outcomes, in_force = ledger.last_outcomes(out.ledger), InForce.of(out)
+    slides = [_slide(out.slide(i), o, in_force, reader) for i, o in sorted(outcomes.items(), key=lambda kv: kv[1].name)]
     grids = [g for s in outcomes for g in _grids(out.slide(s))]
     write_report(
         out.report,
@@ -60,7 +62,7 @@ def make_report(out: OutputFolder, reader: ReaderProcess | None = None) -> None:
     )
 
 
-def _slide(folder: SlideFolder, outcome: Outcome, reader: ReaderProcess | None) -> SlideReport:
+def _slide(folder: SlideFolder, outcome: Outcome, in_force: InForce, reader: ReaderProcess | None) -> SlideReport:
     """One slide's section; a part that cannot be read is left out with a warning, the others stay."""
     shown = SlideReport(slide_id=folder.id, status=outcome.status)  # type: ignore[arg-type]
     if not outcome.good:
@@ -69,11 +71,12 @@ def _slide(folder: SlideFolder, outcome: Outcome, reader: ReaderProcess | None) 
     record = _tried(lambda: SlideRecord.read(folder), warnings)
     if record is None:
         return replace(shown, warnings=("Its record is gone or damaged: run again.", *warnings))
+    found = in_force.scores(folder, record)
     parts: list[Callable[[], dict[str, Any]]] = [
-        lambda: _described(record, folder),
-        lambda: _scored(record, folder),
-        lambda: {"heatmaps": tuple(_heatmaps(folder, record))},
-        lambda: {"tiles": _extremes(folder, record, reader)},
+        lambda: _described(record, folder, found),
+        lambda: _scored(found) if found else {"no_label_because": _unscored(record, folder, in_force)},
+        lambda: {"heatmaps": tuple(_heatmaps(folder, record, found))},
+        lambda: {"tiles": _extremes(folder, record, found, reader) if found else None},
     ]
     for part in parts:
         shown = replace(shown, **(_tried(part, warnings) or {}))
@@ -91,11 +94,12 @@ def _tried(part: Callable[[], Part], warnings: list[str]) -> Part | None:
         return None
 
 
-def _described(record: SlideRecord, folder: SlideFolder) -> dict[str, Any]:
+def _described(record: SlideRecord, folder: SlideFolder, found: Scores | None) -> dict[str, Any]:
     facts, grid = record.facts, record.grid
     names = {k: v for k, v in (("patient", record.patient), *record.labels.items()) if v}
     links = [("tissue (GeoJSON)", folder.tissue), ("features (Zarr)", folder.features / record.current)]
-    links.append(("tiles (GeoJSON for QuPath)", folder.heatmaps / "zeroshot.geojson"))
+    if found and found["heatmaps"]:  # written with them
+        links.append(("tiles (GeoJSON for QuPath)", folder.heatmaps / "zeroshot.geojson"))
     root = folder.path.parent.parent
     return {
         "facts": (
@@ -115,10 +119,15 @@ def _described(record: SlideRecord, folder: SlideFolder) -> dict[str, Any]:
     }
 
 
-def _scored(record: SlideRecord, folder: SlideFolder) -> dict[str, Any]:
-    found = current_scores(folder, record)
-    if found is None:
-        return {"no_label_because": "no prompts were scored" if record.grid.tiles else "no tissue was found"}
+def _unscored(record: SlideRecord, folder: SlideFolder, in_force: InForce) -> str:
+    if not record.grid.tiles:
+        return "no tissue was found"
+    if in_force.words and folder.scored:
+        return "it was scored with other prompts, settings or features: run it again, or wsi zeroshot over all"
+    return "no prompts were scored"
+
+
+def _scored(found: Scores) -> dict[str, Any]:
     return {
         "scores": tuple(_class_scores(found)),
         "scores_from": f"{found['label_reason']}; prompts {found['prompts']}",
@@ -127,14 +136,14 @@ def _scored(record: SlideRecord, folder: SlideFolder) -> dict[str, Any]:
     }
 
 
-def _heatmaps(folder: SlideFolder, record: SlideRecord) -> Iterator[Heatmap]:
+def _heatmaps(folder: SlideFolder, record: SlideRecord, found: Scores | None) -> Iterator[Heatmap]:
     """Maps of the prompts in use and of heads, drawn without the frame that their files have."""
     if not record.grid.tiles:
         return
     grid = FeatureGrid.open(folder.features / record.current).grid
     thumbnail = read_image(folder.thumbnail)
     placement = Placement(grid, Frame.of(record.facts.bounds, thumbnail))
-    prompts = (current_scores(folder, record) or {}).get("prompts", "")
+    prompts = found["prompts"] if found else ""
     for drawn in drawn_maps(folder, record):
         of_head = drawn.source.startswith("head ")
         if of_head or drawn.source == f"prompts {prompts}":
@@ -143,7 +152,7 @@ def _heatmaps(folder: SlideFolder, record: SlideRecord) -> Iterator[Heatmap]:
             yield Heatmap(drawn.title, encoded(image, "PNG"), colour_scale(drawn.values, style))
 
 
-def _class_scores(found: dict[str, Any]) -> Iterator[ClassScore]:
+def _class_scores(found: Scores) -> Iterator[ClassScore]:
     pooled, spread = found["pooled"][found["label_pooling"]], found["spread"]
     competing = [c for c, context in enumerate(found["context"]) if not context]
     for place, c in enumerate(competing):
@@ -152,10 +161,9 @@ def _class_scores(found: dict[str, Any]) -> Iterator[ClassScore]:
             yield ClassScore(found["classes"][c], pooled["p"][c], pooled["similarity"][c], quartiles)
 
 
-def _extremes(folder: SlideFolder, record: SlideRecord, reader: ReaderProcess | None) -> TileExtremes | None:
-    found = current_scores(folder, record)
-    if found is None:
-        return None
+def _extremes(
+    folder: SlideFolder, record: SlideRecord, found: Scores, reader: ReaderProcess | None
+) -> TileExtremes | None:
     shown, grid = found["tiles_shown"], FeatureGrid.open(folder.features / record.current).grid
     if reader is not None:
         cut_crops(folder, record, grid, reader)

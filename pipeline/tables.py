@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline import ledger
+from pipeline.inforce import InForce, readable_record
 from pipeline.output import OutputFolder, write_csv
 from pipeline.record import SlideRecord
-from pipeline.zeroshot import current_scores
-from wsi.errors import ArtefactError
 
 SLIDE_COLUMNS = (
     "id", "slide", "patient", "status", "code", "detail", "width", "height", "mpp", "mpp_source", "vendor", "reader",
@@ -23,18 +23,32 @@ def write_tables(out: OutputFolder) -> None:
     rows = list(slide_rows(out))
     labels = dict.fromkeys(k for row in rows for k in row if k not in SLIDE_COLUMNS)
     write_csv(out.path / "slides.csv", [*SLIDE_COLUMNS, *labels], rows)
-    scores = [_score_row(slide_id, found) for slide_id, found in scored(out)]
+    scores = [_score_row(slide_id, found) for slide_id, found in scored(out).shown.items()]
     columns = dict.fromkeys([*SCORE_COLUMNS, *(k for row in scores for k in row)])
     write_csv(out.path / "zeroshot.csv", columns, scores)
 
 
-def scored(out: OutputFolder) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(id, scores) of every slide that last ended well and whose scores are of its current features."""
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The slides that last ended well, by id."""
+
+    shown: dict[str, dict[str, Any]]  # scores of the current features, and of the words in force
+    left_out: list[str]  # there are words in force, but the scores are of others, or of other features
+
+
+def scored(out: OutputFolder) -> Scored:
+    """The scores of a folder that may be shown, and whose may not."""
+    in_force = InForce.of(out)
+    found = Scored({}, [])
     for slide_id, outcome in sorted(ledger.last_outcomes(out.ledger).items()):
-        record = read_record(out, slide_id) if outcome.good else None
-        found = None if record is None else current_scores(out.slide(slide_id), record)
-        if found is not None:
-            yield slide_id, found
+        folder = out.slide(slide_id)
+        record = readable_record(folder) if outcome.good else None
+        scores = None if record is None else in_force.scores(folder, record)
+        if scores is not None:
+            found.shown[slide_id] = scores
+        elif record is not None and in_force.words and folder.scored:
+            found.left_out.append(slide_id)
+    return found
 
 
 def slide_rows(out: OutputFolder) -> Iterator[dict[str, Any]]:
@@ -44,7 +58,7 @@ def slide_rows(out: OutputFolder) -> Iterator[dict[str, Any]]:
         if not outcome.good:
             yield {**row, "code": outcome.code, "detail": _sentence(outcome)}
             continue
-        record = read_record(out, slide_id)
+        record = readable_record(out.slide(slide_id))
         yield {**row, **({} if record is None else _described(record))}
 
 
@@ -55,13 +69,6 @@ def _score_row(slide_id: str, found: dict[str, Any]) -> dict[str, Any]:
     for pooling, scores in found["pooled"].items():
         row |= {f"{pooling}:{name}": p for name, p in zip(found["classes"], scores["p"], strict=False)}
     return row
-
-
-def read_record(out: OutputFolder, slide_id: str) -> SlideRecord | None:
-    try:
-        return SlideRecord.read(out.slide(slide_id))
-    except ArtefactError:
-        return None
 
 
 def _described(record: SlideRecord) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Scorer:
     @classmethod
     def of(cls, prompts: PromptSet, encoder: Encoder, config: ZeroShotConfig) -> Scorer:
         bank = text_bank(prompts, encoder)
-        return cls(prompts, bank, encoder.logit_scale, config, encoder.spec.untrained, _network(encoder.spec))
+        return cls(prompts, bank, encoder.logit_scale, config, encoder.spec.untrained, network_digest(encoder.spec))
 
     def how(self, grid: FeatureGrid) -> dict[str, Any]:
         """What every comparison of a slide's tiles has in common."""
@@ -69,7 +69,7 @@ class Scorer:
         The precision they were computed in may differ: features of a GPU are scored on a CPU.
         """
         grid = FeatureGrid.open(folder.features / record.current)
-        if _network(grid.encoder) != self.network:
+        if network_digest(grid.encoder) != self.network:
             raise EncoderMismatch(
                 f"{grid.path}: features of {grid.encoder.name} with other weights than the prompts' encoder has.",
                 hint="Run `wsi run` again with the encoder and weights you want.",
@@ -81,9 +81,13 @@ class Scorer:
         return TileScores(name, title, tiles.full(values), PROBABILITY, f"prompts {self.prompts.name}")
 
     @property
+    def words(self) -> str:
+        return words_digest(self.prompts, self.config)
+
+    @property
     def key(self) -> str:
         """Changes with every word, setting and weight that a score depends on."""
-        return digest(self.prompts, self.config, self.network, self.logit_scale)
+        return digest(self.words, self.network, self.logit_scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,8 +111,14 @@ class TileMap:
         return out
 
 
-def _network(spec: EncoderSpec) -> str:
+def network_digest(spec: EncoderSpec) -> str:
+    """Changes with the weights, not with the precision they computed in."""
     return digest(replace(spec, precision=""))
+
+
+def words_digest(prompts: PromptSet, config: ZeroShotConfig) -> str:
+    """Changes with every word and setting of the scores, not with where the prompts were found."""
+    return digest(prompts, replace(config, prompts=""))
 
 
 def default_prompts(asked: str, encoder_name: str) -> PromptSet | None:
@@ -140,6 +150,7 @@ def score_slide(folder: SlideFolder, record: SlideRecord, scorer: Scorer, pictur
         "tiles_shown": _extremes(tiles, scorer, pictures),
     }
     made_from = {"key": key, "grid": record.current, "fingerprint": record.facts.fingerprint}
+    made_from |= {"words": scorer.words, "network": scorer.network}
     folder.write_zeroshot({**made_from, "heatmaps": maps, **result})
     return True
 
@@ -149,12 +160,15 @@ def _all_there(folder: SlideFolder, maps: list[dict[str, str]]) -> bool:
 
 
 def current_scores(folder: SlideFolder, record: SlideRecord) -> dict[str, Any] | None:
-    """The slide's scores, if they are of its current features; None where there are none or they are out of date."""
+    """The slide's scores, if they are of its current features; None where there are none or they are out of date.
+
+    They may be of other words than those in force: to show them, go through `pipeline.inforce`.
+    """
     try:
         found = folder.zeroshot()
     except GridDamaged:
         return None
-    if found is None or (found["grid"], found["fingerprint"]) != (record.current, record.facts.fingerprint):
+    if found is None or (found.get("grid"), found.get("fingerprint")) != (record.current, record.facts.fingerprint):
         return None
     return found
 

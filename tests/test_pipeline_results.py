@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +15,14 @@ from heads import Bag, PromptSet, train_head
 from heads.prompts import PromptClass
 from pipeline import ledger, rescore
 from pipeline.commands import results
-from pipeline.config import load_config
+from pipeline.config import load_config, setting
+from pipeline.console import open_console
 from pipeline.executor import SerialExecutor
 from pipeline.ledger import Outcome
 from pipeline.manifest import entries_from
 from pipeline.output import OutputFolder
 from pipeline.pictures import read_values
+from pipeline.reporting import make_report
 from pipeline.run import Run
 from pipeline.synthetic import draw, recipe
 from pipeline.zeroshot import class_file, default_prompts, file_name
@@ -189,3 +193,95 @@ def test_a_slide_that_cannot_be_scored_costs_its_own_scores_only(out: Path, caps
     assert results.zeroshot(out, "nsclc", None) == 3
     said = capsys.readouterr().out
     assert "a: its last run ended refused (slide_truncated)" in said and "1 slides in" in said
+
+
+# Whose words
+
+
+def labels(out: Path) -> dict[str, tuple[str, str]]:
+    """(prompts, label) by slide, as zeroshot.csv has them."""
+    with open(out / "zeroshot.csv", newline="") as f:
+        return {row["id"]: (row["prompts"], row["label"]) for row in csv.DictReader(f)}
+
+
+def told(out: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Slides in the table on the console."""
+    capsys.readouterr()
+    results.show_scores(open_console(), OutputFolder(out))
+    return [line[0] for line in capsys.readouterr().out.splitlines() if line[:2] in ("a ", "b ")]
+
+
+def page(out: Path) -> str:
+    make_report(OutputFolder(out))
+    return (out / "report.html").read_text()
+
+
+def labelled(out: Path) -> list[str]:
+    """Slides whose section of the report shows a label."""
+    sections = page(out).split('<section class="slide"')[1:]
+    return [s.split("<h2>")[1][0] for s in sections if '<p class="label"><span>Zero-shot label' in s]
+
+
+def maps(out: Path) -> set[str]:
+    """Titles of the heatmaps in the report."""
+    return set(re.findall(r'alt="Heatmap of ([^"]*) over', page(out)))
+
+
+def test_a_slide_skipped_by_new_words_does_not_keep_its_old_label(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert set(labels(out)) == set(labelled(out)) == {"a", "b"}
+    spoil_grid(out, "a")
+    assert results.zeroshot(out, "nsclc", None) == 3
+    assert "1 slide is not shown" in capsys.readouterr().out
+    assert {k: v[0] for k, v in labels(out).items()} == {"b": "nsclc"}
+    assert told(out, capsys) == ["b"] and labelled(out) == ["b"]
+    assert "scored with other prompts" in page(out)
+
+
+def test_without_prompts_in_force_nothing_is_shown(
+    original: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(out, [original / "in"], 'zeroshot.prompts="none"')
+    assert labels(out) == {} and told(out, capsys) == [] and labelled(out) == [] and maps(out) == set()
+    run(out, [original / "in"])
+    assert set(labels(out)) == {"a", "b"} and maps(out) == {"p(tumour)"}
+
+
+@pytest.mark.parametrize("other", ['zeroshot.prompts="nsclc"', "zeroshot.label_k=1"])
+def test_a_run_over_some_slides_mixes_no_words(
+    original: Path, out: Path, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(out, [original / "in/b.svs"], other)
+    assert set(labels(out)) == {"b"} and told(out, capsys) == ["b"] and labelled(out) == ["b"]
+
+
+def test_an_encoder_without_words_has_no_labels(original: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(out, [original / "in"], 'zeroshot.prompts="tumour-normal"')
+    assert set(labels(out)) == {"a", "b"}
+    config = load_config(settings=['encoder.name="colour"'])  # tumour-normal goes with it, if anything does
+    job = Run(tuple(entries_from([original / "in/b.svs"])), OutputFolder(out), config, None)
+    assert [o.status for o in job.outcomes(SerialExecutor(), Quiet())] == ["done"]
+    assert labels(out) == {} and told(out, capsys) == [] and labelled(out) == []
+
+
+def test_words_that_are_gone_or_changed(out: Path, tmp_path: Path, original: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    assert results.zeroshot(out, prompts_file(mine, tall="stroma", small="fat"), None) == 0
+    text = mine.read_text()
+    mine.unlink()
+    assert labelled(out) == ["a", "b"] and maps(out) == {"p(tall)", "p(small)"}  # all agree
+    mine.write_text(text.replace("fat", "necrosis"))
+    assert labelled(out) == [] and maps(out) == set()
+    run(out, [original / "in/b.svs"], setting("zeroshot.prompts", str(mine)))
+    assert labelled(out) == ["b"]
+    mine.unlink()
+    assert labelled(out) == []  # a and b were scored with different words, and nobody knows which are in force
+    mine.write_text(text)
+    assert labelled(out) == ["a"]
+
+
+def test_the_layer_for_qupath_is_linked_where_it_is_of_the_words_in_force(original: Path, out: Path) -> None:
+    assert page(out).count("heatmaps/zeroshot.geojson") == 2
+    run(out, [original / "in/b.svs"], 'zeroshot.prompts="nsclc"')
+    assert page(out).count("heatmaps/zeroshot.geojson") == 1

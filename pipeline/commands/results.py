@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from pipeline.config import dump_toml, load_config, setting
 from pipeline.console import duration, open_console, table
@@ -90,23 +91,31 @@ def write_quietly(folder: OutputFolder) -> None:
 
 
 def show_scores(console: Console, folder: OutputFolder) -> None:
-    """The zero-shot table, if anything was scored."""
+    """The zero-shot table, if there is anything for it, and a line on slides whose scores are of other words."""
     from pipeline.tables import scored
 
-    all_scores = list(scored(folder))
-    if not all_scores:
-        return
+    scores = scored(folder)
+    if scores.shown:
+        console.print(score_table(scores.shown))
+    if scores.left_out:
+        n = len(scores.left_out)
+        console.print(
+            f"{n} slide{'s are' if n > 1 else ' is'} not shown, scored with other prompts, settings or features "
+            f"({', '.join(scores.left_out[:5])}{', ...' if n > 5 else ''}): "
+            f"run them again, or `wsi zeroshot {folder.path} --prompts ...` over all."
+        )
+
+
+def score_table(shown: dict[str, dict[str, Any]]) -> Table:
+    """One row a slide, from its scores by id; all of the same prompts."""
     rows = []
-    for slide_id, found in all_scores:
+    for slide_id, found in shown.items():
         p = dict(zip(found["classes"], found["pooled"][found["label_pooling"]]["p"], strict=False))
         label = found["label"] or "none shown"
         rows.append((slide_id, found["tiles"], label, f"{p[label]:.2f}" if label in p else "", draws_won(found)))
-    title = f"zero-shot, prompts: {all_scores[0][1]['prompts']} (research use only, not a diagnosis)"
-    console.print(
-        table(
-            title, ("slide", "tiles", "label", "p", "prompt draws won"), rows, right=("tiles", "p", "prompt draws won")
-        )
-    )
+    title = f"zero-shot, prompts: {next(iter(shown.values()))['prompts']} (research use only, not a diagnosis)"
+    columns = ("slide", "tiles", "label", "p", "prompt draws won")
+    return table(title, columns, rows, right=("tiles", "p", "prompt draws won"))
 
 
 def draws_won(found: dict[str, Any]) -> str:
