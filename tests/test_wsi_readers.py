@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 from slides import aperio_svs, damage_tile, forget_tile, noise, tiled_tiff
 
 from wsi import Region, Size, Slide, open_slide
@@ -244,6 +244,50 @@ def test_orientation_of_a_photograph_is_followed(tmp_path: Path) -> None:
         assert slide.size == Size(40, 80)
         picture = slide.read(Region(0, 0, 40, 80))
     assert picture[:35].mean() > 180 and picture[45:].mean() < 20
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientations_are_those_of_pillow(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(noise(24, 40)).save(path, exif=exif)
+    with Image.open(path) as image, open_slide(path) as slide:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+        np.testing.assert_array_equal(slide.read(Region(0, 0, *slide.size)), expected)
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [(b"MM\0*", b"MM\0\0"), (b"\0\0\0\x08", b"\xff\xff\xff\xff"), (b"\x01\x12\0\x03", b"\x01\x12\0\x63")],
+    ids=["no header", "no directory", "no type"],
+)
+def test_a_picture_with_damaged_tags_is_still_a_picture(there: bytes, instead: bytes, tmp_path: Path) -> None:
+    """A viewer shows it; its orientation is then not known."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise(24, 40)).save(path, exif=exif, dpi=(300, 300))
+    content = path.read_bytes()
+    assert content.count(there) == 1
+    path.write_bytes(content.replace(there, instead))
+    with open_slide(path) as slide:
+        assert slide.read(Region(0, 0, 40, 24)).shape == (24, 40, 3)
+        assert slide.size == Size(40, 24)
+
+
+def test_a_tag_that_cannot_be_written_again_does_not_matter(tmp_path: Path) -> None:
+    """Pillow's own way to turn a picture writes its tags anew, and fails at a width that is a text."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise(24, 40)).save(path, exif=exif, dpi=(300, 300))
+    there = b"\x01\x0f\0\x02"  # the maker, as text
+    content = path.read_bytes()
+    assert content.count(there) == 1
+    path.write_bytes(content.replace(there, b"\x01\x00\0\x02"))
+    with open_slide(path) as slide:
+        assert slide.read(Region(0, 0, 24, 40)).shape == (40, 24, 3)
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("L", (9, 9, 9)), ("P", (204, 102, 51)), ("CMYK", (246, 246, 246))])

@@ -7,6 +7,7 @@ picture has no tiles and must fit into memory.
 
 from __future__ import annotations
 
+import struct
 import threading
 import warnings
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from wsi.errors import SlideImplausible
 from wsi.geometry import Region, Size
@@ -22,7 +23,17 @@ from wsi.readers import unreadable, unsupported
 
 FORMATS = ("PNG", "JPEG", "BMP")
 _COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # modes of 8 bits a sample or fewer
-_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF: these swap width and height
+_ORIENTATION = 0x0112  # of EXIF
+_TURNS = {  # what sets each of its values upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = tuple(_TURNS[value] for value in (5, 6, 7, 8))  # these swap width and height
 
 
 class ImageReader:
@@ -39,9 +50,8 @@ class ImageReader:
         with _open(path) as image:
             if image.mode not in _COLOURS:
                 raise unsupported(path, f"its pixels are of mode {image.mode}, not 8-bit colours or grey")
-            # Only JPEG has the tag ahead of the pixels; for PNG Pillow would decode the whole picture to look for it.
-            sideways = image.format != "PNG" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
-            self.level_sizes = (Size(*(image.size[::-1] if sideways else image.size)),)
+            self._turn = _turn(image)
+            self.level_sizes = (Size(*(image.size[::-1] if self._turn in _SIDEWAYS else image.size)),)
             self.vendor = str(image.format).lower()
             dots = image.info.get("dpi", ())
         self.properties: Mapping[str, str] = {f"image.dpi-{axis}": str(d) for axis, d in zip("xy", dots, strict=False)}
@@ -65,16 +75,29 @@ class ImageReader:
     def _decode(self) -> NDArray[np.uint8]:
         try:
             with _open(self._path) as image:
-                upright = image if image.format == "PNG" else ImageOps.exif_transpose(image)
+                upright = image if self._turn is None else image.transpose(self._turn)
                 clear = upright.has_transparency_data
                 return np.asarray(upright.convert("RGBA" if clear else "RGB"))
         except (SyntaxError, ValueError, OSError) as error:  # SyntaxError is Pillow's word for a broken PNG chunk
             raise unreadable(self._path, "its picture", error) from error
 
 
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What sets the picture upright; None where its tags do not say so, or are damaged: the pixels may yet be whole."""
+    if image.format == "PNG":
+        return None  # only JPEG has the tag ahead of the pixels; Pillow would decode the whole picture to look for it
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _TURNS.get(image.getexif().get(_ORIENTATION, 0))
+    except (SyntaxError, struct.error, LookupError, TypeError, ValueError, OSError):
+        return None
+
+
 def _open(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tags that are cut short
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return Image.open(path, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
