@@ -25,6 +25,8 @@ from wsi.errors import GridDamaged
 if TYPE_CHECKING:
     from tiling.supervised import PreparedSlide
 
+HEAD = "head "  # a map's source begins with it where a head made it; the head's name follows
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileScores:
@@ -35,6 +37,7 @@ class TileScores:
     values: NDArray[np.float32]  # (N,) of the grid's kept tiles; NaN where a tile has none
     style: HeatStyle
     source: str  # what made it: "prompts demo", "head subtype"
+    made_by: str  # its digest: of words and settings (`Scorer.words`), or of the head
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,8 +45,9 @@ class DrawnMap:
     """A heatmap of the output folder that belongs to the slide's current features."""
 
     title: str
-    values: NDArray[np.float32]  # (N,)
-    source: str
+    picture: Path  # `read_values` of it gives the values (N,)
+    source: str  # see TileScores
+    made_by: str
 
 
 def write_overview(folder: SlideFolder, prepared: PreparedSlide) -> None:
@@ -77,18 +81,21 @@ def write_heatmap(folder: SlideFolder, record: SlideRecord, grid: TileGrid, scor
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path.with_suffix(".npy"), _npy(scores.values), durable=False)
-        label = {"title": scores.title, "source": scores.source, **_made_from(record)}
+        label = {"title": scores.title, "source": scores.source, "made_by": scores.made_by, **_made_from(record)}
         write_atomic(path.with_suffix(".json"), json.dumps(label).encode(), durable=False)
         write_atomic(path, picture, durable=False)
     return path
 
 
 def drawn_maps(folder: SlideFolder, record: SlideRecord) -> Iterator[DrawnMap]:
-    """The heatmaps that were made from the slide's current features, by name; others are out of date."""
+    """The heatmaps that were made from the slide's current features, by name; others are out of date.
+
+    They may be of other words or heads than those in force: see `pipeline.inforce`.
+    """
     for path in sorted(folder.heatmaps.glob("*.json")):
         label = json.loads(path.read_text(encoding="utf-8"))
         if {k: label.get(k) for k in _made_from(record)} == _made_from(record):
-            yield DrawnMap(label["title"], read_values(path), label["source"])
+            yield DrawnMap(label["title"], path.with_suffix(".png"), label["source"], label.get("made_by", ""))
 
 
 def _made_from(record: SlideRecord) -> dict[str, str]:

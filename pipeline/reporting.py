@@ -20,7 +20,7 @@ from pipeline.inforce import InForce
 from pipeline.ledger import Outcome
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.overlay import Frame, Placement
-from pipeline.pictures import drawn_maps, encoded, read_image
+from pipeline.pictures import HEAD, encoded, read_image, read_values
 from pipeline.record import SlideRecord
 from pipeline.report import (
     ClassScore,
@@ -75,7 +75,7 @@ def _slide(folder: SlideFolder, outcome: Outcome, in_force: InForce, reader: Rea
     parts: list[Callable[[], dict[str, Any]]] = [
         lambda: _described(record, folder, found),
         lambda: _scored(found) if found else {"no_label_because": _unscored(record, folder, in_force)},
-        lambda: {"heatmaps": tuple(_heatmaps(folder, record, found))},
+        lambda: {"heatmaps": tuple(_heatmaps(folder, record, in_force))},
         lambda: {"tiles": _extremes(folder, record, found, reader) if found else None},
     ]
     for part in parts:
@@ -136,20 +136,17 @@ def _scored(found: Scores) -> dict[str, Any]:
     }
 
 
-def _heatmaps(folder: SlideFolder, record: SlideRecord, found: Scores | None) -> Iterator[Heatmap]:
-    """Maps of the prompts in use and of heads, drawn without the frame that their files have."""
+def _heatmaps(folder: SlideFolder, record: SlideRecord, in_force: InForce) -> Iterator[Heatmap]:
+    """Maps of the prompts in force and of heads, drawn without the frame that their files have."""
     if not record.grid.tiles:
         return
     grid = FeatureGrid.open(folder.features / record.current).grid
     thumbnail = read_image(folder.thumbnail)
     placement = Placement(grid, Frame.of(record.facts.bounds, thumbnail))
-    prompts = found["prompts"] if found else ""
-    for drawn in drawn_maps(folder, record):
-        of_head = drawn.source.startswith("head ")
-        if of_head or drawn.source == f"prompts {prompts}":
-            style = RELATIVE if of_head else PROBABILITY
-            image = overlay(grid.paint(drawn.values), thumbnail, placement, style)
-            yield Heatmap(drawn.title, encoded(image, "PNG"), colour_scale(drawn.values, style))
+    for drawn in in_force.maps(folder, record):
+        style, values = RELATIVE if drawn.source.startswith(HEAD) else PROBABILITY, read_values(drawn.picture)
+        image = overlay(grid.paint(values), thumbnail, placement, style)
+        yield Heatmap(drawn.title, encoded(image, "PNG"), colour_scale(values, style))
 
 
 def _class_scores(found: Scores) -> Iterator[ClassScore]:

@@ -16,7 +16,7 @@ from pipeline import ledger
 from pipeline.config import RunConfig
 from pipeline.heatmap import RELATIVE
 from pipeline.output import OutputFolder, SlideFolder
-from pipeline.pictures import TileScores, write_heatmap
+from pipeline.pictures import HEAD, TileScores, write_heatmap
 from pipeline.record import SlideRecord
 from pipeline.stages import encoder_for
 from pipeline.zeroshot import Scorer, TileMap, class_map, default_prompts, file_name, map_values, score_slide
@@ -127,7 +127,7 @@ def attention_map(grid: FeatureGrid, head: TrainedHead, name: str) -> TileScores
     values = np.full(len(grid), np.nan, np.float32)
     values[grid.read_status != READ_FAILED] = attention * len(attention)
     title = f"attention of {name}, x N (1 = even share)"
-    return TileScores(f"attention-{file_name(name)}", title, values, RELATIVE, f"head {name}")
+    return TileScores(f"attention-{file_name(name)}", title, values, RELATIVE, f"{HEAD}{name}", head.digest)
 
 
 def _scorer(config: RunConfig) -> Scorer:

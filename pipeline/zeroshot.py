@@ -78,7 +78,7 @@ class Scorer:
 
     def tile_scores(self, tiles: TileMap, name: str, title: str, values: NDArray[np.float32]) -> TileScores:
         """A map of the prompts, (M,) probabilities, as it is to be drawn."""
-        return TileScores(name, title, tiles.full(values), PROBABILITY, f"prompts {self.prompts.name}")
+        return TileScores(name, title, tiles.full(values), PROBABILITY, f"prompts {self.prompts.name}", self.words)
 
     @property
     def words(self) -> str:

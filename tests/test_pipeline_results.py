@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from features import FeatureGrid
 from heads import Bag, PromptSet, train_head
 from heads.prompts import PromptClass
 from pipeline import ledger, rescore
@@ -279,6 +280,36 @@ def test_words_that_are_gone_or_changed(out: Path, tmp_path: Path, original: Pat
     assert labelled(out) == []  # a and b were scored with different words, and nobody knows which are in force
     mine.write_text(text)
     assert labelled(out) == ["a"]
+
+
+def test_maps_of_other_words_are_left_out(out: Path, tmp_path: Path) -> None:
+    mine = prompts_file(tmp_path / "mine.toml", tall="stroma", small="fat")
+    assert results.zeroshot(out, mine, None) == 0
+    assert results.heatmap(out, "small", None, None) == 0
+    prompts_file(tmp_path / "mine.toml", tall="stroma", thin="fat", small="mucus")
+    (tmp_path / "mine.toml").write_text((tmp_path / "mine.toml").read_text() + "context = true\n")
+    assert results.zeroshot(out, mine, None) == 0
+    assert maps(out) == {"p(tall)", "p(thin)"}
+    assert results.heatmap(out, "small", None, None) == 0
+    assert maps(out) == {"p(tall)", "p(thin)", "p(small)"}
+    (tmp_path / "mine.toml").write_text((tmp_path / "mine.toml").read_text().replace("mucus", "necrosis"))
+    assert results.zeroshot(out, mine, None) == 0
+    assert maps(out) == {"p(tall)", "p(thin)"}
+
+
+def test_maps_of_a_head_that_was_trained_anew_are_left_out(out: Path) -> None:
+    grids = [FeatureGrid.open(next(out.glob(f"slides/{s}/features/*.zarr"))) for s in "ab"]
+    bags = [Bag.from_grid(g) for g in grids]
+    train_head(bags, ["x", "y"], epochs=1).save(out / "heads" / "mine")
+    assert results.heatmap(out, "", out / "heads" / "mine", None) == 0
+    attention = {m for m in maps(out) if m.startswith("attention of mine")}
+    assert len(attention) == 1
+    train_head(bags, ["x", "y"], epochs=2).save(out / "heads" / "mine")
+    assert maps(out) == {"p(tumour)"}
+    assert results.heatmap(out, "", out / "heads" / "mine", ["a"]) == 0
+    assert maps(out) == {"p(tumour)", *attention}
+    shutil.rmtree(out / "heads")  # or it lies elsewhere: nothing says that the maps are old
+    assert maps(out) == {"p(tumour)", *attention}
 
 
 def test_the_layer_for_qupath_is_linked_where_it_is_of_the_words_in_force(original: Path, out: Path) -> None:
