@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -93,6 +97,32 @@ class Devours(Calm):
         return np.ones((1 << 40,), np.uint8)
 
 
+class Starves(Calm):
+    """Finds no room, and says so as the library does that its file is named after."""
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        wanting: dict[str, Callable[[], object]] = {
+            "opencv": lambda: cv2.resize(np.zeros((1, 1, 3), np.uint8), (1 << 16, 1 << 17)),
+            "mmap": lambda: mmap.mmap(-1, 1 << 40),
+            "thread": _start_thread,
+            "glib": _abort_like_glib,
+        }
+        wanting[self.files[0].stem.split("-")[1]]()
+        return super().read_level(level, x, y, width, height)
+
+
+def _start_thread() -> None:
+    threading.stack_size(1 << 40)
+    threading.Thread(target=int).start()
+
+
+def _abort_like_glib() -> None:
+    os.write(
+        2, b"\n(process:7): GLib-ERROR **: 03:00:00.000: ../glib/gmem.c:106: failed to allocate 4294967296 bytes\n"
+    )
+    os.abort()
+
+
 class Patchy(Calm):
     """One corner cannot be decoded."""
 
@@ -112,5 +142,5 @@ class Buggy(Calm):
 def chosen_by_name(path: Path) -> Calm:
     """The reader that the file's stem names, so that one batch can hold them all: abort-1.svs, calm-2.svs."""
     evil = {"abort": Aborts, "tile": AbortsInTiles, "sleep": Sleeps, "devour": Devours, "patchy": Patchy}
-    kinds: dict[str, type[Calm]] = {**evil, "coarse": Coarse, "unplugged": Unplugged, "bug": Buggy}
+    kinds: dict[str, type[Calm]] = {**evil, "coarse": Coarse, "unplugged": Unplugged, "starve": Starves, "bug": Buggy}
     return kinds.get(Path(path).stem.split("-")[0], Calm)(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,14 @@ from tiling import TileGrid, TileSpec, TissueConfig, detect_tissue, read_tiles
 from tiling.frames import Silence, receive, send
 from tiling.grid import READ_FAILED
 from tiling.supervised import Preparation, ReaderConfig, ReaderProcess
-from wsi.errors import MppTooCoarse, ReaderCrashed, ReaderMemory, ReaderTimeout, SlideMissing, SlideUnreadable
+from wsi.errors import (
+    MppTooCoarse,
+    ReaderCrashed,
+    ReaderMemory,
+    ReaderTimeout,
+    SlideMissing,
+    SlideUnreadable,
+)
 from wsi.slide import Slide
 
 WANTED = Preparation(TissueConfig(), TileSpec())
@@ -65,6 +73,16 @@ def test_reading_can_start_in_the_middle(reader: ReaderProcess, tmp_path: Path) 
     whole = [b.cells.tolist() for b in reader.tiles(4)]
     rest = [b.cells.tolist() for b in reader.tiles(4, start=8)]
     assert rest == whole[2:]
+
+
+@pytest.mark.parametrize("library", ["opencv", "mmap", "thread", "glib"])
+def test_no_library_words_for_too_little_memory_pass_for_a_bug(
+    library: str, reader: ReaderProcess, tmp_path: Path
+) -> None:
+    reader.open(slide(tmp_path, f"starve-{library}.svs"))
+    with pytest.raises(ReaderMemory, match=rf"starve-{library}\.svs.*Raise reader\.memory_gb"):
+        reader.prepare(WANTED)
+    assert reader.open(slide(tmp_path, "calm.svs")).width == 2000
 
 
 @pytest.mark.parametrize("name", ["abort.svs", "tile.svs"])
@@ -150,8 +168,6 @@ def test_mpp_of_the_caller_serves_only_where_the_file_has_none(tmp_path: Path, r
 
 
 def test_frames_carry_arrays_of_any_kind_and_time_out() -> None:
-    import os
-
     out, into = os.pipe()
     arrays = {"a": np.arange(6, dtype=np.int64).reshape(2, 3), "b": np.zeros((0, 4), np.uint8), "c": np.array([True])}
     send(into, {"do": "x"}, arrays)

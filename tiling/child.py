@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import resource
@@ -17,6 +18,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 
 from tiling.frames import receive, send
@@ -53,12 +55,13 @@ class Child:
                 getattr(self, f"do_{request['do']}")(request)
             except ToolkitError as error:
                 send(self.outbox, {"error": error.as_record()})
-            except MemoryError:
-                send(self.outbox, {"error": self._out_of_memory().as_record()})
             except BrokenPipeError:
                 return
-            except Exception:  # the supervisor raises it again, with this traceback
-                send(self.outbox, {"bug": traceback.format_exc()})
+            except Exception as error:
+                if _is_out_of_memory(error):
+                    send(self.outbox, {"error": self._out_of_memory().as_record()})
+                else:  # the supervisor raises it again, with this traceback
+                    send(self.outbox, {"bug": traceback.format_exc()})
 
     def do_open(self, request: dict[str, Any]) -> None:
         """path, reader, mpp, mpp_if_missing -> facts of the slide, which stays open."""
@@ -128,6 +131,15 @@ class Child:
         if self.slide is not None:
             self.slide.close()
         self.slide = self.grid = None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether the cap was met, in the words of Python, of the kernel, of OpenCV or of a thread without a stack."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, cv2.error):
+        return error.code == cv2.Error.StsNoMem
+    return isinstance(error, MemoryError) or str(error) == "can't start new thread"
 
 
 @contextlib.contextmanager

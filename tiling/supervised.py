@@ -34,6 +34,7 @@ from wsi.opening import READERS
 
 MIN_SHARED_BYTES = 128 * 2**20  # of /dev/shm; containers may have as little as 64 MiB
 SLOTS = 3  # batches in shared memory: one being encoded, one ready, one being filled
+_OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "failed to allocate")  # GLib's is the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ class ReaderProcess:
         words = self._last_words()
         self.close()
         cause = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        if "MemoryError" in words or "bad_alloc" in words or "Cannot allocate memory" in words:
+        if any(told in words for told in _OUT_OF_MEMORY):
             return ReaderMemory(
                 f"{path}: reading it took more than the {self.config.memory_gb:g} GiB the reader may have ({cause}).",
                 hint="Raise reader.memory_gb if this slide is worth it.",
