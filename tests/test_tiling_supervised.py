@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +23,7 @@ from wsi.errors import (
     ReaderCrashed,
     ReaderMemory,
     ReaderTimeout,
+    SetupError,
     SlideMissing,
     SlideUnreadable,
 )
@@ -159,6 +163,24 @@ def test_a_consumer_that_stops_early_leaves_no_process(reader: ReaderProcess, tm
     batches.close()
     assert process is not None and process.poll() is not None
     assert reader.open(slide(tmp_path, "calm.svs")).width == 2000
+
+
+@pytest.mark.parametrize("what", ["Popen", "TemporaryFile"])
+def test_a_machine_that_cannot_start_a_reader_is_no_bug_and_loses_nothing(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    owner = {"Popen": subprocess, "TemporaryFile": tempfile}[what]
+    with ReaderProcess(ReaderConfig(name="evil_readers:chosen_by_name")) as reader:
+        open_before = len(list(Path("/proc/self/fd").iterdir()))
+        with monkeypatch.context() as broken:
+            broken.setattr(owner, what, refuse)
+            with pytest.raises(SetupError, match="Resource temporarily unavailable"):
+                reader.open(slide(tmp_path, "calm.svs"))
+        assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+        assert reader.open(slide(tmp_path, "calm.svs")).width == 2000
 
 
 def test_mpp_of_the_caller_serves_only_where_the_file_has_none(tmp_path: Path, reader: ReaderProcess) -> None:

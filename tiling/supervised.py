@@ -84,7 +84,8 @@ class ReaderProcess:
     """A supervised reader: use as a context manager, one slide at a time, any number one after another.
 
     Every call raises the slide's own SlideError, or ReaderCrashed, ReaderTimeout, ReaderMemory. After one of those
-    three the process has been replaced and the next slide may be opened.
+    three the process has been replaced and the next slide may be opened. SetupError where the machine has no room for
+    the process or its tiles.
     """
 
     def __init__(self, config: ReaderConfig) -> None:
@@ -164,29 +165,42 @@ class ReaderProcess:
             return
         process.kill()
         process.wait()
-        for end in (self._inbox, self._outbox):
-            os.close(end)
-        self._ring.close()
-        self._log.close()
+        self._held.close()
 
     def _start(self) -> None:
         if self._process is not None:
             return
-        child_in, self._inbox = os.pipe()
-        self._outbox, child_out = os.pipe()
-        self._ring: BinaryIO = tempfile.TemporaryFile(dir=_memory_folder())  # noqa: SIM115  unlinked: no leftovers
-        self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
-        fds = (child_in, child_out, self._ring.fileno())
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tiling.child", *map(str, fds), str(int(self.config.memory_gb * 2**30))],
-            pass_fds=fds,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "ERROR"},
-        )
-        os.close(child_in)
-        os.close(child_out)
+        try:
+            self._process = self._started()
+        except OSError as error:
+            raise SetupError(
+                f"A process for reading slides cannot be started: {error}.",
+                hint="See to it that this machine has room for temporary files, processes and open files.",
+            ) from error
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """A new child. What this process holds of it is in `_held`, and is given back if it cannot be started."""
+        with contextlib.ExitStack() as held, contextlib.ExitStack() as childs:
+            child_in, self._inbox = os.pipe()
+            childs.callback(os.close, child_in)
+            held.callback(os.close, self._inbox)
+            self._outbox, child_out = os.pipe()
+            childs.callback(os.close, child_out)
+            held.callback(os.close, self._outbox)
+            # Both files have no name: nothing is left behind when this process is killed.
+            self._ring: BinaryIO = held.enter_context(tempfile.TemporaryFile(dir=_memory_folder()))
+            self._log: BinaryIO = held.enter_context(tempfile.TemporaryFile())
+            fds = (child_in, child_out, self._ring.fileno())
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tiling.child", *map(str, fds), str(int(self.config.memory_gb * 2**30))],
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._log,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "ERROR"},
+            )
+            self._held = held.pop_all()
+            return process
 
     def _reserve(self, count: int) -> None:
         """Makes the ring so large, in earnest: memory that is only promised kills whoever writes to it."""
