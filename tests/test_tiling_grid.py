@@ -157,3 +157,10 @@ def test_a_slide_a_little_coarser_is_taken():
 def test_impossible_specs_are_refused(wrong: dict[str, float]):
     with pytest.raises(ValueError):
         TileSpec(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_tile_is_at_least_one_pixel_of_the_slide():
+    """Where enlarging is allowed without measure a tile may be less than half a pixel, which is rounded to none."""
+    grid = TileGrid.over(slide(20, 10, mpp=8.0), full(1.0), TileSpec(size_px=4, mpp=0.5, max_upsample=100))
+    assert (grid.span_px, grid.stride_px) == (1, 1)
+    assert grid.keep.shape == (10, 20)

@@ -105,7 +105,7 @@ class TileGrid:
         Raises MppTooCoarse where the slide's finest pixels are coarser than the tiles'.
         """
         check_detail(slide, spec)
-        span = round_px(spec.size_px * spec.mpp / slide.mpp)
+        span = max(1, round_px(spec.size_px * spec.mpp / slide.mpp))
         stride = span if spec.stride_px is None else max(1, round_px(spec.stride_px * spec.mpp / slide.mpp))
         bounds: Region = slide.bounds
         rows, cols = math.ceil(bounds.height / stride), math.ceil(bounds.width / stride)
