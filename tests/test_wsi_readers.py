@@ -246,6 +246,19 @@ def test_orientation_of_a_photograph_is_followed(tmp_path: Path) -> None:
     assert picture[:35].mean() > 180 and picture[45:].mean() < 20
 
 
+def test_a_file_that_is_gone_while_it_is_read_is_not_of_an_unknown_format(tmp_path: Path) -> None:
+    """A damaged tile spends the library's handle, and the next one cannot be had: the network is away, say."""
+    path = aperio_svs(tmp_path / "a.svs", PIXELS, compression="jpeg")
+    damage_tile(path, 5)
+    with open_slide(path, reader="openslide") as slide:
+        path.rename(tmp_path / "away.svs")
+        for _ in range(2):  # the spent handle, and none at all
+            with pytest.raises(SlideUnreadable, match=r"a\.svs was open and cannot be opened again"):
+                slide.read(Region(0, 0, 900, 700))
+        (tmp_path / "away.svs").rename(path)
+        assert slide.read(Region(0, 0, 100, 100)).shape == (100, 100, 3)
+
+
 @pytest.mark.parametrize("orientation", range(10))
 def test_orientations_are_those_of_pillow(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()

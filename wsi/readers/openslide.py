@@ -20,6 +20,7 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
+from wsi.errors import SlideUnreadable, SlideUnsupported
 from wsi.geometry import Region, Size, round_px
 from wsi.readers import unreadable, unsupported
 from wsi.readers.companions import files_of
@@ -77,7 +78,7 @@ class OpenSlideReader:
 
     def _current(self) -> openslide.OpenSlide:
         if self._handle is None:
-            self._handle = _open(self._path)
+            self._handle = _open_again(self._path)
         return self._handle
 
     def _read(self, level: int, box: Region) -> NDArray[np.uint8]:
@@ -92,7 +93,7 @@ class OpenSlideReader:
             # let go rather than closed, for others may still be inside it.
             self._handle = None
         try:
-            with _open(self._path) as own:
+            with _open_again(self._path) as own:
                 return np.asarray(own.read_region(corner, level, size))
         except openslide.OpenSlideError as error:
             where = f"level {level} at ({box.x}, {box.y}), {box.width} x {box.height} px"
@@ -128,3 +129,15 @@ def _open(path: Path) -> openslide.OpenSlide:
         raise unsupported(path, str(error)) from error
     except openslide.OpenSlideError as error:
         raise unreadable(path, "its header", error) from error
+
+
+def _open_again(path: Path) -> openslide.OpenSlide:
+    """A new handle of a file that has been open: where it is refused now, its format is not what changed."""
+    try:
+        return _open(path)
+    except SlideUnsupported as error:
+        told = error.facts["reason"]
+        hint = "Its disk or network may fail: try again when it works, or copy it to a local disk."
+        raise SlideUnreadable(
+            f"{path} was open and cannot be opened again ({told}).", hint=hint, path=str(path), reason=told
+        ) from error
