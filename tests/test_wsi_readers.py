@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -257,6 +258,17 @@ def test_a_file_that_is_gone_while_it_is_read_is_not_of_an_unknown_format(tmp_pa
                 slide.read(Region(0, 0, 900, 700))
         (tmp_path / "away.svs").rename(path)
         assert slide.read(Region(0, 0, 100, 100)).shape == (100, 100, 3)
+
+
+def test_a_tile_that_the_index_does_not_name_is_not_black_tissue(tmp_path: Path) -> None:
+    path = tiled_tiff(tmp_path / "a.tif", PIXELS, compression="webp")
+    with tifffile.TiffFile(path) as tiff:
+        count, order = tiff.pages[0].tags["TileOffsets"].offset + 4, tiff.byteorder
+    with open(path, "r+b") as f:
+        f.seek(count)
+        f.write(struct.pack(f"{order}I", 5))
+    with pytest.raises(SlideUnsupported, match="5 of 12 tiles"):
+        open_slide(path, reader="tiffslide")
 
 
 @pytest.mark.parametrize("orientation", range(10))

@@ -62,6 +62,7 @@ class TiffSlideReader:
                 warnings.simplefilter("ignore")  # it warns of every vendor it knows in part; we look for ourselves
                 facts = self._slide.properties
             self._pages = self._level_pages(facts)
+            self._check_index()
             self._check_colours(facts["tiffslide.series-axes"])
             self.level_sizes = tuple(Size(w, h) for w, h in self._slide.level_dimensions)
             self.associated_names = tuple(sorted(self._slide.associated_images))
@@ -104,6 +105,13 @@ class TiffSlideReader:
         """The TIFF page that describes each level."""
         series = self._slide.ts_tifffile.series[facts["tiffslide.series-index"]]
         return tuple(level.keyframe for level in series.levels)
+
+    def _check_index(self) -> None:
+        """Raises ValueError where the index names fewer tiles than there are: the others would come out black."""
+        for page in self._pages:
+            named, there = len(page.dataoffsets), len(page.databytecounts)
+            if named < there:
+                raise ValueError(f"its index names {named} of {there} tiles")
 
     def _check_colours(self, axes: str) -> None:
         """Raises ValueError for samples that are not 8-bit colours: fluorescence channels are not red, green, blue."""
