@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import textwrap
@@ -78,16 +79,22 @@ def encoder_caution(*, untrained: bool = False, domain: str = "") -> str:
 
 def colour_scale(values: NDArray[np.floating], style: HeatStyle = PROBABILITY) -> Scale:
     """The scale for `values` (any shape, NaN left out): its range, how it was chosen in words, and its colours."""
-    from matplotlib import colormaps
-
     finite = values[np.isfinite(values)]
     low, high, words = _value_range(finite, style)
     slack = 1e-6 * (high - low)  # float32 scores pass 1 by a hair
     beyond = int(((finite < low - slack) | (finite > high + slack)).sum())
     if beyond:
         words += f", {beyond} tile{'s'[: beyond != 1]} beyond it"
-    table = colormaps[style.palette](np.linspace(0, 1, 256), bytes=True)
-    return Scale(low, high, words, tuple((int(r), int(g), int(b)) for r, g, b, _ in table), style.alpha)
+    return Scale(low, high, words, _colours(style.palette), style.alpha)
+
+
+@functools.cache
+def _colours(palette: str) -> tuple[tuple[int, int, int], ...]:
+    """256 RGB, one tuple for all scales: a report holds a scale for each heatmap of each slide."""
+    from matplotlib import colormaps
+
+    table = colormaps[palette](np.linspace(0, 1, 256), bytes=True)
+    return tuple((int(r), int(g), int(b)) for r, g, b, _ in table)
 
 
 def tile_means(values: NDArray[np.floating], shape: tuple[int, int], placement: Placement) -> NDArray[np.float64]:

@@ -7,23 +7,29 @@ import hashlib
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from features.files import storage_errors, write_atomic
 from pipeline.console import duration
 from pipeline.heatmap import Scale, encoder_caution, length_text, scale_bar_um
+from wsi.errors import ToolkitError
 
 Status = Literal["done", "reused", "no tissue", "refused", "crashed", "stopped"]
 FAILED: tuple[Status, ...] = ("refused", "crashed", "stopped")
-Picture = bytes | Path  # PNG or JPEG; a path is read when its page is written, so that cohorts need little memory
+Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
+# PNG or JPEG, or a call that draws it. Paths are read, and calls made, when the page is written: cohorts of thousands
+# need little memory then.
+Picture = bytes | Path | Callable[[], Pixels]
 Facts = tuple[tuple[str, str], ...]  # (name, value as it is to be read), in the order shown
 
 
@@ -231,17 +237,23 @@ class _Book:
         return lambda link: prefix + quote(link.href)
 
     def _picture(self, source: Picture, longest: int) -> dict[str, Any] | None:
-        """Size and data URI of a picture at most `longest` px a side, as JPEG; None if it cannot be decoded."""
+        """Size and data URI of a picture at most `longest` px a side, as JPEG; None if it cannot be had."""
         try:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, Image.DecompressionBombError):
+            image = _opened(source)
+        except (ToolkitError, OSError, ValueError, Image.DecompressionBombError):
             return None
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=self.sizes.quality, optimize=True, progressive=True)
         uri = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
         return {"uri": uri, "width": image.width, "height": image.height}
+
+
+def _opened(source: Picture) -> Image.Image:
+    if callable(source):
+        return Image.fromarray(source())
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+        return ImageOps.exif_transpose(opened).convert("RGB")
 
 
 def number(value: float) -> str:

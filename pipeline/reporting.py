@@ -7,20 +7,25 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from features import FeatureGrid
 from features.header import toolkit_version
+from features.spec import EncoderSpec
 from pipeline import ledger
 from pipeline.console import last_line
 from pipeline.crops import crop_path, cut_crops
-from pipeline.heatmap import PROBABILITY, RELATIVE, colour_scale, overlay
+from pipeline.heatmap import PROBABILITY, RELATIVE, HeatStyle, colour_scale, overlay
 from pipeline.inforce import InForce
 from pipeline.ledger import Outcome
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.overlay import Frame, Placement
-from pipeline.pictures import HEAD, encoded, read_image, read_values
+from pipeline.pictures import HEAD, read_image, read_values
 from pipeline.record import SlideRecord
 from pipeline.report import (
     ClassScore,
@@ -34,8 +39,10 @@ from pipeline.report import (
     TileExtremes,
     write_report,
 )
+from tiling.grid import TileGrid, TileSpec
 from tiling.supervised import ReaderProcess
 from wsi.errors import ToolkitError
+from wsi.geometry import Region
 
 Scores = dict[str, Any]  # of one slide, as zeroshot.json has them
 
@@ -44,43 +51,64 @@ _PACKAGES = ("torch", "open_clip_torch", "zarr", "dask", "openslide-python", "ti
 
 def make_report(out: OutputFolder, reader: ReaderProcess | None = None) -> None:
     """Writes OUT/report.html. With a `reader`, tile pictures that are missing are cut from the slides."""
-    outcomes, in_force = ledger.last_outcomes(out.ledger), InForce.of(out)
-    slides = [_slide(out.slide(i), o, in_force, reader) for i, o in sorted(outcomes.items(), key=lambda kv: kv[1].name)]
-    grids = [g for s in outcomes for g in _grids(out.slide(s))]
+    outcomes = sorted(ledger.last_outcomes(out.ledger).items(), key=lambda kv: kv[1].name)
+    gathering = _Gathering(InForce.of(out), reader)
+    slides = [gathering.slide(out.slide(slide_id), outcome) for slide_id, outcome in outcomes]
+    encoders = list(dict.fromkeys(encoder for encoder, _ in gathering.specs))
     write_report(
         out.report,
         RunReport(
             title=f"{len(slides)} slides: {out.path.resolve().name}",
             slides=slides,
-            facts=tuple(_run_facts(grids)),
-            untrained=any(g.encoder.untrained for g in grids),
-            domain=next((g.encoder.domain for g in grids if g.encoder.domain), ""),
-            provenance=tuple(_provenance(grids)),
+            facts=tuple(_run_facts(encoders, list(dict.fromkeys(tile for _, tile in gathering.specs)))),
+            untrained=any(e.untrained for e in encoders),
+            domain=next((e.domain for e in encoders if e.domain), ""),
+            provenance=tuple(_provenance(encoders)),
             settings_toml=out.config.read_text(encoding="utf-8"),
             command=shlex.join(["wsi", *_last_command(out)]),
         ),
     )
 
 
-def _slide(folder: SlideFolder, outcome: Outcome, in_force: InForce, reader: ReaderProcess | None) -> SlideReport:
-    """One slide's section; a part that cannot be read is left out with a warning, the others stay."""
-    shown = SlideReport(slide_id=folder.id, status=outcome.status)  # type: ignore[arg-type]
-    if not outcome.good:
-        return replace(shown, failure=Failure(outcome.code, last_line(outcome.detail), outcome.hint))
-    warnings: list[str] = []
-    record = _tried(lambda: SlideRecord.read(folder), warnings)
-    if record is None:
-        return replace(shown, warnings=("Its record is gone or damaged: run again.", *warnings))
-    found = in_force.scores(folder, record)
-    parts: list[Callable[[], dict[str, Any]]] = [
-        lambda: _described(record, folder, found),
-        lambda: _scored(found) if found else {"no_label_because": _unscored(record, folder, in_force)},
-        lambda: {"heatmaps": tuple(_heatmaps(folder, record, in_force))},
-        lambda: {"tiles": _extremes(folder, record, found, reader) if found else None},
-    ]
-    for part in parts:
-        shown = replace(shown, **(_tried(part, warnings) or {}))
-    return replace(shown, warnings=(*record.warnings, *warnings))
+@dataclass(slots=True)
+class _Gathering:
+    """Slides' sections, made one after another. Of each slide's grid the specs alone are kept, for all have few."""
+
+    in_force: InForce
+    reader: ReaderProcess | None
+    specs: dict[tuple[EncoderSpec, TileSpec], None] = field(default_factory=dict)  # a set, in the order they came
+
+    def slide(self, folder: SlideFolder, outcome: Outcome) -> SlideReport:
+        """One slide's section; a part that cannot be read is left out with a warning, the others stay."""
+        shown = SlideReport(slide_id=folder.id, status=outcome.status)  # type: ignore[arg-type]
+        if not outcome.good:
+            return replace(shown, failure=Failure(outcome.code, last_line(outcome.detail), outcome.hint))
+        warnings: list[str] = []
+        record = _tried(lambda: SlideRecord.read(folder), warnings)
+        if record is None:
+            return replace(shown, warnings=("Its record is gone or damaged: run again.", *warnings))
+        grid = _tried(lambda: self._grid(folder, record), warnings)
+        found = self.in_force.scores(folder, record)
+        parts: list[Callable[[], dict[str, Any]]] = [
+            lambda: _described(record, folder, found),
+            lambda: _scored(found) if found else {"no_label_because": _unscored(record, folder, self.in_force)},
+            lambda: {"heatmaps": tuple(_heatmaps(folder, record, self.in_force))},
+        ]
+        if grid is not None and found:
+            parts += [lambda: self._cut(folder, record, grid), lambda: _extremes(folder, record, grid, found)]
+        for part in parts:
+            shown = replace(shown, **(_tried(part, warnings) or {}))
+        return replace(shown, warnings=(*record.warnings, *warnings))
+
+    def _grid(self, folder: SlideFolder, record: SlideRecord) -> TileGrid:
+        features = FeatureGrid.open(folder.features / record.current)
+        self.specs[features.encoder, features.tile_spec] = None
+        return features.grid
+
+    def _cut(self, folder: SlideFolder, record: SlideRecord, grid: TileGrid) -> dict[str, Any]:
+        if self.reader is not None:
+            cut_crops(folder, record, grid, self.reader)
+        return {}
 
 
 Part = TypeVar("Part")
@@ -89,8 +117,8 @@ Part = TypeVar("Part")
 def _tried(part: Callable[[], Part], warnings: list[str]) -> Part | None:
     try:
         return part()
-    except (ToolkitError, OSError, ValueError, KeyError) as error:
-        warnings.append(f"Not all of this slide can be shown: {error}")
+    except (ToolkitError, OSError, ValueError, KeyError, RuntimeError) as error:  # the last: a bug in the reader
+        warnings.append(f"Not all of this slide can be shown: {last_line(str(error))}")
         return None
 
 
@@ -137,16 +165,29 @@ def _scored(found: Scores) -> dict[str, Any]:
 
 
 def _heatmaps(folder: SlideFolder, record: SlideRecord, in_force: InForce) -> Iterator[Heatmap]:
-    """Maps of the prompts in force and of heads, drawn without the frame that their files have."""
-    if not record.grid.tiles:
-        return
-    grid = FeatureGrid.open(folder.features / record.current).grid
-    thumbnail = read_image(folder.thumbnail)
-    placement = Placement(grid, Frame.of(record.facts.bounds, thumbnail))
+    """Maps of the prompts in force and of heads."""
     for drawn in in_force.maps(folder, record):
-        style, values = RELATIVE if drawn.source.startswith(HEAD) else PROBABILITY, read_values(drawn.picture)
-        image = overlay(grid.paint(values), thumbnail, placement, style)
-        yield Heatmap(drawn.title, encoded(image, "PNG"), colour_scale(values, style))
+        style = RELATIVE if drawn.source.startswith(HEAD) else PROBABILITY
+        place = (folder.features / record.current, folder.thumbnail, record.facts.bounds)
+        picture = _BareMap(*place, drawn.picture, style)
+        yield Heatmap(drawn.title, picture, colour_scale(read_values(drawn.picture), style))
+
+
+@dataclass(frozen=True, slots=True)
+class _BareMap:
+    """A heatmap without the frame that its file has, drawn from files when it is called."""
+
+    features: Path
+    thumbnail: Path
+    bounds: Region
+    values: Path  # the heatmap's file: its values lie beside it
+    style: HeatStyle
+
+    def __call__(self) -> NDArray[np.uint8]:
+        """uint8 (h, w, 3). Raises ArtefactError, OSError or ValueError where a file is gone or damaged."""
+        grid, thumbnail = FeatureGrid.open(self.features).grid, read_image(self.thumbnail)
+        placement = Placement(grid, Frame.of(self.bounds, thumbnail))
+        return overlay(grid.paint(read_values(self.values)), thumbnail, placement, self.style)
 
 
 def _class_scores(found: Scores) -> Iterator[ClassScore]:
@@ -158,43 +199,31 @@ def _class_scores(found: Scores) -> Iterator[ClassScore]:
             yield ClassScore(found["classes"][c], pooled["p"][c], pooled["similarity"][c], quartiles)
 
 
-def _extremes(
-    folder: SlideFolder, record: SlideRecord, found: Scores, reader: ReaderProcess | None
-) -> TileExtremes | None:
-    shown, grid = found["tiles_shown"], FeatureGrid.open(folder.features / record.current).grid
-    if reader is not None:
-        cut_crops(folder, record, grid, reader)
+def _extremes(folder: SlideFolder, record: SlideRecord, grid: TileGrid, found: Scores) -> dict[str, Any]:
+    shown = found["tiles_shown"]
 
     def end(name: str) -> tuple[Tile, ...]:
         made = [(t, crop_path(folder, record, grid, t["cell"]), grid.region(t["cell"])) for t in shown[name]]
         return tuple(Tile(path, t["score"], region.x, region.y) for t, path, region in made if path.exists())
 
     top, bottom = end("top"), end("bottom")
-    return TileExtremes(shown["score"], top, bottom) if top or bottom else None
+    return {"tiles": TileExtremes(shown["score"], top, bottom)} if top or bottom else {}
 
 
-def _grids(folder: SlideFolder) -> Iterator[FeatureGrid]:
-    try:
-        record = SlideRecord.read(folder)
-        if record is not None:
-            yield FeatureGrid.open(folder.features / record.current)
-    except ToolkitError:
-        return  # told in the slide's own section
+def _run_facts(encoders: list[EncoderSpec], tiles: list[TileSpec]) -> Iterator[tuple[str, str]]:
+    """Of all slides, one after another where they differ."""
+    if encoders:
+        yield "encoder", "; ".join(dict.fromkeys(f"{e.name}, {e.dim}-d, {e.precision}" for e in encoders))
+        sizes = dict.fromkeys(f"{t.size_px} px at {t.mpp:g} um/px ({t.size_px * t.mpp:g} um)" for t in tiles)
+        yield "tile", "; ".join(sizes)
 
 
-def _run_facts(grids: list[FeatureGrid]) -> Iterator[tuple[str, str]]:
-    if grids:
-        spec, tile = grids[0].encoder, grids[0].tile_spec
-        yield "encoder", f"{spec.name}, {spec.dim}-d, {spec.precision}"
-        yield "tile", f"{tile.size_px} px at {tile.mpp:g} um/px ({tile.size_px * tile.mpp:g} um)"
-
-
-def _provenance(grids: list[FeatureGrid]) -> Iterator[tuple[str, str]]:
+def _provenance(encoders: list[EncoderSpec]) -> Iterator[tuple[str, str]]:
     yield "toolkit", toolkit_version()
     yield "python", f"{sys.version.split()[0]} on {platform.system()} {platform.machine()}"
     for package in _PACKAGES:
         yield package, importlib.metadata.version(package)
-    for sha in sorted({g.encoder.weights_sha256 for g in grids if g.encoder.weights_sha256}):
+    for sha in sorted({e.weights_sha256 for e in encoders if e.weights_sha256}):
         yield "weights sha256", sha
 
 

@@ -32,7 +32,7 @@ from pipeline.report import (
     number,
     write_report,
 )
-from wsi.errors import NoSpace, StorageError
+from wsi.errors import GridDamaged, NoSpace, StorageError
 
 VOID = {"meta", "img", "input", "br", "link"}
 
@@ -312,6 +312,25 @@ def test_pictures_may_be_paths_and_a_lost_one_is_said(tmp_path: Path) -> None:
     for broken in (tmp_path / "none.png", b"no picture", picture(40, 30)[:60]):
         page = write(tmp_path, replace(BLANK, overview=broken))
         assert not page.all("img") and "picture not available" in page.words
+
+
+def test_a_picture_is_drawn_when_its_page_is_written_and_a_failure_is_said(tmp_path: Path) -> None:
+    """With the second slide's first stroke, the first slide's page is on disk already."""
+    drawn: list[tuple[str, bool]] = []
+
+    def draw(slide: str) -> np.ndarray:
+        drawn.append((slide, (tmp_path / "slides/a/report.html").exists()))
+        return np.zeros((30, 40, 3), np.uint8)
+
+    def fail() -> np.ndarray:
+        raise GridDamaged("the features are gone.")
+
+    a = replace(BLANK, slide_id="a", heatmaps=(Heatmap("p", lambda: draw("a"), SCALE), Heatmap("q", fail, SCALE)))
+    b = replace(BLANK, slide_id="b", heatmaps=(Heatmap("p", lambda: draw("b"), SCALE),))
+    pages = write_report(tmp_path / "report.html", RunReport("A run", (a, b), inline_limit=0))
+    assert drawn == [("a", False), ("b", True)]
+    page = Page(pages[0].read_text(encoding="utf-8"))
+    assert shown(page.all("img")[-1]).size == (40, 30) and page.words.count("picture not available") == 1
 
 
 def test_fifty_slides_stay_under_ten_megabytes(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gc
+import pickle
 import re
 import shutil
 from dataclasses import replace
@@ -14,7 +16,7 @@ import pytest
 from features import FeatureGrid
 from heads import Bag, PromptSet, train_head
 from heads.prompts import PromptClass
-from pipeline import ledger, rescore
+from pipeline import ledger, reporting, rescore
 from pipeline.commands import results
 from pipeline.config import load_config, setting
 from pipeline.console import open_console
@@ -23,6 +25,7 @@ from pipeline.ledger import Outcome
 from pipeline.manifest import entries_from
 from pipeline.output import OutputFolder
 from pipeline.pictures import read_values
+from pipeline.report import RunReport
 from pipeline.reporting import make_report
 from pipeline.run import Run
 from pipeline.synthetic import draw, recipe
@@ -316,3 +319,55 @@ def test_the_layer_for_qupath_is_linked_where_it_is_of_the_words_in_force(origin
     assert page(out).count("heatmaps/zeroshot.geojson") == 2
     run(out, [original / "in/b.svs"], 'zeroshot.prompts="nsclc"')
     assert page(out).count("heatmaps/zeroshot.geojson") == 1
+
+
+# The report of a cohort
+
+
+def test_a_report_holds_no_grid_and_no_picture_until_a_page_is_written(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of slides are gathered before the first page: each may cost some kilobytes, not its heatmaps."""
+    held: list[RunReport] = []
+    monkeypatch.setattr(reporting, "write_report", lambda _, report: held.append(report))
+    make_report(OutputFolder(out))
+    gc.collect()
+    assert not [o for o in gc.get_objects() if type(o) is FeatureGrid]
+    (report,) = held
+    assert len(report.slides[0].heatmaps) == 1
+    once = len(pickle.dumps(report.slides[0]))
+    assert len(pickle.dumps(report.slides)) - once < 20_000
+    assert report.slides[0].heatmaps[0].scale.colours is report.slides[1].heatmaps[0].scale.colours
+
+
+def test_every_encoder_of_the_folder_is_named(original: Path, out: Path) -> None:
+    config = load_config(settings=['encoder.name="colour"'])
+    job = Run(tuple(entries_from([original / "in/b.svs"])), OutputFolder(out), config, None)
+    assert [o.status for o in job.outcomes(SerialExecutor(), Quiet())] == ["done"]
+    facts = page(out).split("<dt>encoder</dt>", 1)[1][:200]
+    assert "demo, " in facts and "colour, 82-d" in facts
+
+
+def test_tiles_that_are_there_are_shown_though_the_slide_has_gone(original: Path, out: Path, tmp_path: Path) -> None:
+    moved(original, out, tmp_path)
+    pictures = sorted((out / "slides/a/tiles").glob("*.jpg"))
+    pictures[0].unlink()
+    (tmp_path / "in/a.svs").unlink()
+    assert results.report(out) == 0
+    html = (out / "report.html").read_text()
+    assert html.count("tile 1 of a") >= 1 and "Not all of this slide can be shown" in html
+
+
+def test_a_bug_in_a_reader_costs_the_tiles_of_its_slide(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a.svs: the reader failed\nZeroDivisionError: ours")
+
+    monkeypatch.setattr(reporting, "cut_crops", broken)
+    assert results.report(out) == 0
+    assert "ZeroDivisionError: ours" in (out / "report.html").read_text()
+
+
+def moved(original: Path, out: Path, tmp_path: Path) -> None:
+    """The slides lie in tmp_path/in from now on."""
+    shutil.copytree(original / "in", tmp_path / "in")
+    assert [o.status for o in run(out, [tmp_path / "in"])] == ["reused", "reused"]
