@@ -10,6 +10,7 @@ from pipeline.pictures import write_image
 from pipeline.record import SlideRecord
 from tiling.grid import TileGrid
 from tiling.supervised import ReaderProcess
+from wsi.errors import SlideError
 
 
 def crop_path(folder: SlideFolder, record: SlideRecord, grid: TileGrid, cell: int) -> Path:
@@ -25,11 +26,15 @@ def shown_cells(zeroshot: dict[str, Any] | None) -> list[int]:
 
 
 def cut_crops(folder: SlideFolder, record: SlideRecord, grid: TileGrid, reader: ReaderProcess) -> None:
-    """Cuts what is missing; opens the slide only if something is. Raises the slide's SlideError."""
+    """Cuts what is missing; opens the slide only if something is. Raises SlideError, also where it is another file."""
     shown = shown_cells(folder.zeroshot())
     cells = [cell for cell in shown if not crop_path(folder, record, grid, cell).exists()]
     if not cells:
         return
-    reader.open(record.facts.path, record.manifest_mpp, record.fallback_mpp)
+    facts = reader.open(record.facts.path, record.manifest_mpp, record.fallback_mpp)
+    if facts.fingerprint != record.facts.fingerprint:
+        raise SlideError(
+            f"{record.facts.path}: is not the file that the features were made from.", hint="Run this slide again."
+        )
     for cell, pixels in zip(cells, reader.crops([grid.region(c) for c in cells], grid.spec.size_px), strict=True):
         write_image(crop_path(folder, record, grid, cell), pixels)

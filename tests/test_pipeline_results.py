@@ -358,6 +358,16 @@ def test_tiles_that_are_there_are_shown_though_the_slide_has_gone(original: Path
     assert html.count("tile 1 of a") >= 1 and "Not all of this slide can be shown" in html
 
 
+def test_no_tile_is_cut_from_another_file_of_the_same_name(original: Path, out: Path, tmp_path: Path) -> None:
+    moved(original, out, tmp_path)
+    for picture in (out / "slides/a/tiles").glob("*.jpg"):
+        picture.unlink()
+    shutil.copy(tmp_path / "in/b.svs", tmp_path / "in/a.svs")
+    assert results.report(out) == 0
+    assert not list((out / "slides/a/tiles").glob("*.jpg"))
+    assert "not the file" in (out / "report.html").read_text()
+
+
 def test_a_bug_in_a_reader_costs_the_tiles_of_its_slide(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("a.svs: the reader failed\nZeroDivisionError: ours")
