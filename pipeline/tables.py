@@ -33,7 +33,7 @@ class Scored:
     """The slides that last ended well, by id."""
 
     shown: dict[str, dict[str, Any]]  # scores of the current features, and of the words in force
-    left_out: list[str]  # there are words in force, but the scores are of others, or of other features
+    left_out: list[str]  # with tiles and words in force, but scores of other words or features
 
 
 def scored(out: OutputFolder) -> Scored:
@@ -46,7 +46,7 @@ def scored(out: OutputFolder) -> Scored:
         scores = None if record is None else in_force.scores(folder, record)
         if scores is not None:
             found.shown[slide_id] = scores
-        elif record is not None and in_force.words and folder.scored:
+        elif record is not None and record.grid.tiles and in_force.words and folder.scored:
             found.left_out.append(slide_id)
     return found
 

@@ -29,6 +29,7 @@ from pipeline.report import RunReport
 from pipeline.reporting import make_report
 from pipeline.run import Run
 from pipeline.synthetic import draw, recipe
+from pipeline.tables import scored
 from pipeline.zeroshot import class_file, default_prompts, file_name
 from wsi.errors import NoSpace, UsageError
 from wsi.svs import SvsSpec, write_svs
@@ -381,3 +382,26 @@ def moved(original: Path, out: Path, tmp_path: Path) -> None:
     """The slides lie in tmp_path/in from now on."""
     shutil.copytree(original / "in", tmp_path / "in")
     assert [o.status for o in run(out, [tmp_path / "in"])] == ["reused", "reused"]
+
+
+# What is asked for
+
+
+def test_a_shipped_set_is_kept_by_its_name_whatever_lies_here(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nsclc").write_text("no prompts")
+    assert results.zeroshot(out, "nsclc", None) == 0
+    assert load_config(out / "run.toml").zeroshot.prompts == "nsclc" and labelled(out) == ["a", "b"]
+
+
+def test_a_class_and_a_head_cannot_both_be_drawn(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        results.heatmap(out, "stroma", tmp_path, None)
+
+
+def test_a_slide_without_tissue_is_not_told_to_be_scored_again(original: Path, out: Path) -> None:
+    ended = run(out, [original / "in/a.svs"], "tile.min_tissue=1.0", "tile.size_px=1120")
+    assert [o.status for o in ended] == ["no tissue"]
+    assert scored(OutputFolder(out)).left_out == []

@@ -17,12 +17,13 @@ from wsi.errors import UsageError
 
 def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
     """`wsi zeroshot`: new words over the features that are there."""
-    from heads import load_prompts
+    from heads import available_prompts, load_prompts
     from pipeline.rescore import rescore
     from pipeline.tables import write_tables
 
     console, folder = open_console(), OutputFolder(out).existing()
-    chosen, kept = load_prompts(prompts), str(Path(prompts).absolute()) if Path(prompts).is_file() else prompts
+    chosen = load_prompts(prompts)
+    kept = prompts if prompts in available_prompts() else str(Path(prompts).absolute())
     config = load_config(folder.config, [*(settings or []), setting("zeroshot.prompts", kept)])
     started = time.monotonic()
     with folder.alone():
@@ -42,6 +43,8 @@ def heatmap(out: Path, of: str, head: Path | None, slides: list[str] | None) -> 
 
     console, folder = open_console(), OutputFolder(out).existing()
     config = load_config(folder.config)
+    if of and head:
+        raise UsageError("--of and --head exclude each other.", hint="Give one of them.")
     wanted = _wanted_slides(folder, slides)
     skipped: list[str] = []
     made = draw_attention(folder, wanted, head, skipped) if head else draw_class(folder, wanted, config, of, skipped)
