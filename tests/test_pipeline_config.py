@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.wishes import configured
 from pipeline.config import RunConfig, dump_toml, load_config, setting
 from wsi.errors import ConfigError
 
@@ -74,3 +75,13 @@ def test_a_file_that_is_none_is_a_sentence(tmp_path: Path, content: str | None, 
 def test_a_setting_without_equals_sign_is_a_sentence() -> None:
     with pytest.raises(ConfigError, match=r"section\.key=value"):
         load_config(settings=["tile.mpp"])
+
+
+def test_prompts_stay_findable_and_shipped_sets_keep_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # as `make demo` leaves it
+    (tmp_path / "mine.toml").write_text("")
+    asked = [configured(None, None, {"zeroshot.prompts": p}).zeroshot.prompts for p in ("demo", "mine.toml", "none")]
+    assert asked == ["demo", str(tmp_path / "mine.toml"), "none"]

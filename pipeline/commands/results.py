@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.commands.wishes import findable
 from pipeline.config import dump_toml, load_config, setting
 from pipeline.console import duration, open_console, table
 from pipeline.output import OutputFolder, write_text
@@ -17,14 +18,13 @@ from wsi.errors import UsageError
 
 def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
     """`wsi zeroshot`: new words over the features that are there."""
-    from heads import available_prompts, load_prompts
+    from heads import load_prompts
     from pipeline.rescore import rescore
     from pipeline.tables import write_tables
 
     console, folder = open_console(), OutputFolder(out).existing()
     chosen = load_prompts(prompts)
-    kept = prompts if prompts in available_prompts() else str(Path(prompts).absolute())
-    config = load_config(folder.config, [*(settings or []), setting("zeroshot.prompts", kept)])
+    config = load_config(folder.config, [*(settings or []), setting("zeroshot.prompts", findable(prompts))])
     started = time.monotonic()
     with folder.alone():
         done, skipped = rescore(folder, config, chosen)

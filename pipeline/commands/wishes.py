@@ -13,11 +13,20 @@ from wsi.errors import UsageError
 
 def configured(path: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> RunConfig:
     """Defaults, file, --set, then the command's own flags, each over the one before."""
-    for key in ("encoder.weights", "zeroshot.prompts"):
-        if flags.get(key) and Path(flags[key]).exists():
-            flags[key] = str(Path(flags[key]).absolute())  # workers, and later commands, may start elsewhere
+    if flags.get("encoder.weights") and Path(flags["encoder.weights"]).exists():
+        flags["encoder.weights"] = str(Path(flags["encoder.weights"]).absolute())  # workers may start elsewhere
+    if flags.get("zeroshot.prompts"):
+        flags["zeroshot.prompts"] = findable(flags["zeroshot.prompts"])
     said = [setting(key, value) for key, value in flags.items() if value is not None]
     return load_config(path, [*(settings or []), *said])
+
+
+def findable(prompts: str) -> str:
+    """A prompt file by its whole path, for workers and later commands that start elsewhere; a shipped set by its name."""
+    from heads import available_prompts
+
+    shipped = prompts in available_prompts() or not Path(prompts).is_file()
+    return prompts if shipped else str(Path(prompts).absolute())
 
 
 def chosen_slides(
