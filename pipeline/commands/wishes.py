@@ -22,7 +22,7 @@ def configured(path: Path | None, settings: list[str] | None, flags: dict[str, A
 
 
 def findable(prompts: str) -> str:
-    """A prompt file by its whole path, for workers and later commands that start elsewhere; a shipped set by its name."""
+    """A prompt file by its whole path, for workers and commands that start elsewhere; a shipped set by its name."""
     from heads import available_prompts
 
     shipped = prompts in available_prompts() or not Path(prompts).is_file()
