@@ -13,7 +13,7 @@ from features.header import GridHeader
 from features.spec import ROW_BLOCK, Encoder
 from features.writer import FeatureRows, GridWriter, clear_leftovers, grid_path
 from tiling import TissueConfig, detect_tissue, read_tiles
-from tiling.grid import READ_FAILED, TileBatch, TileGrid, TileSpec
+from tiling.grid import READ_FAILED, TileBatch, TileGrid, TileSpec, check_detail
 from wsi.errors import ArtefactError
 
 
@@ -48,6 +48,7 @@ def extract(
     Raises SlideError kinds for the slide, NoSpace and StorageError for the disk.
     """
     tissue_config, tile_spec = tissue_config or TissueConfig(), tile_spec or TileSpec()
+    check_detail(slide, tile_spec)
     grid = TileGrid.over(slide, detect_tissue(slide, tissue_config), tile_spec)
     header = GridHeader.of(slide, grid, encoder.spec, tissue=tissue_config)
     path = grid_path(Path(dest), header)

@@ -68,8 +68,8 @@ class PictureConfig:
     geojson_top: int = 20_000  # at most so many tiles in a GeoJSON file: QuPath slows down beyond
 
     def __post_init__(self) -> None:
-        if self.thumbnail_px < 64 or self.top_tiles < 0 or self.geojson_top < 1:
-            raise ValueError("thumbnail_px is at least 64, top_tiles 0 or more, geojson_top at least 1")
+        if not 64 <= self.thumbnail_px <= 8192 or self.top_tiles < 0 or self.geojson_top < 1:
+            raise ValueError("thumbnail_px is 64 to 8192, top_tiles 0 or more, geojson_top at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import re
@@ -11,8 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wsi.errors import ManifestError, UsageError
-from wsi.listing import find_slides
+from pipeline.csvfile import csv_error, csv_rows
+from wsi.errors import UsageError
+from wsi.listing import Listing, list_slides
 
 _COLUMNS = ("slide", "id", "patient", "mpp")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(1, 10))}
@@ -32,10 +32,16 @@ class SlideEntry:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def entries_from(slides: list[Path], manifest: Path | None = None, mpp: float | None = None) -> list[SlideEntry]:
+def entries_from(
+    slides: list[Path],
+    manifest: Path | None = None,
+    mpp: float | None = None,
+    unfollowed: list[Path] | None = None,
+) -> list[SlideEntry]:
     """All slides of the command line, in a stable order.
 
-    Slides are given as folders (searched recursively), files or one CSV. Raises UsageError where there is nothing to
+    Slides are given as folders (searched recursively), files or one CSV. Links to folders below them are not followed,
+    and are added to `unfollowed`. Raises UsageError where there is nothing to
     do, ManifestError with all faults of a manifest at once.
     """
     csvs = [p for p in slides if p.suffix.lower() == ".csv" and p.is_file()]
@@ -44,7 +50,7 @@ def entries_from(slides: list[Path], manifest: Path | None = None, mpp: float | 
     if manifest is not None:
         entries = read_manifest(manifest, root=slides[0] if slides else None)
     else:
-        entries = _from_paths(slides)
+        entries = _from_paths(slides, [] if unfollowed is None else unfollowed)
     if not entries:
         searched = ", ".join(str(p) for p in slides) or str(manifest)
         raise UsageError(
@@ -58,12 +64,12 @@ def read_manifest(path: Path, root: Path | None = None) -> list[SlideEntry]:
 
     Slide paths are relative to `root`, or to the CSV's own folder. Cells are text: a slide called NA stays NA.
     """
-    header, rows = _csv_rows(path)
+    header, rows = csv_rows(path)
     base = root or path.parent
     faults = [f"column {c!r} is there {n} times" for c, n in Counter(header).items() if n > 1]
     if "slide" not in header:
         faults.append(f"there is no column 'slide'; the columns are: {', '.join(header) or 'none'}")
-        raise _manifest_error(path, faults)
+        raise csv_error(path, faults)
     entries: list[SlideEntry] = []
     for line, cells in rows:
         row = dict(zip(header, cells, strict=False))
@@ -81,7 +87,7 @@ def read_manifest(path: Path, root: Path | None = None) -> list[SlideEntry]:
     )
     faults.extend(f"id {i!r} is given {n} times" for i, n in given.items() if n > 1)
     if faults:
-        raise _manifest_error(path, faults + missing)
+        raise csv_error(path, faults + missing)
     return _unique(entries)  # slides that are merely missing are refused one by one when their turn comes
 
 
@@ -107,14 +113,15 @@ def _tag(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
-def _from_paths(given: list[Path]) -> list[SlideEntry]:
+def _from_paths(given: list[Path], unfollowed: list[Path]) -> list[SlideEntry]:
     """Slides below the given folders and files, each named by its path below what was given."""
     name_of: dict[Path, str] = {}
     for one in given:
         if not os.path.lexists(one):
             raise UsageError(f"{one}: there is no such file or folder.", hint="Check the path.")
-        inside = find_slides(one) if one.is_dir() else [one]
-        for path in inside:
+        listing = list_slides(one) if one.is_dir() else Listing((one,), ())
+        unfollowed.extend(listing.unfollowed)
+        for path in listing.slides:
             # What is given may itself be a slide: a file, or a folder of DICOM files.
             name = path.name if path == one else path.relative_to(one).as_posix()
             name_of.setdefault(Path(os.path.normpath(path.absolute())), name)  # one slide, however its folder is spelt
@@ -176,25 +183,3 @@ def _mpp(text: str) -> tuple[float | None, str]:
     except ValueError:
         return None, f"mpp {text!r} is not a number"
     return (value, "") if 0.05 <= value <= 20 else (None, f"mpp {text} is not between 0.05 and 20 um")
-
-
-def _csv_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            sample = f.read(4096)
-            f.seek(0)
-            delimiter = ";" if sample.count(";") > sample.count(",") else ","
-            reader = csv.reader(f, delimiter=delimiter)
-            header = [c.strip() for c in next(reader, [])]
-            return header, [(reader.line_num, row) for row in reader if any(c.strip() for c in row)]
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror}).", hint="Check the path.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: is not a CSV in UTF-8 ({error}).", hint="Save it as CSV UTF-8.") from None
-
-
-def _manifest_error(path: Path, faults: list[str]) -> ManifestError:
-    shown = faults[:50] + ([f"... and {len(faults) - 50} more"] if len(faults) > 50 else [])
-    return ManifestError(
-        f"{path}: {len(faults)} fault(s):\n  " + "\n  ".join(shown), hint="Mend these rows and run again."
-    )

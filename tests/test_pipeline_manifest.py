@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.wishes import chosen_slides
 from pipeline.manifest import entries_from, read_manifest, safe_id
 from wsi.errors import ManifestError, UsageError
 
@@ -75,6 +76,16 @@ def test_a_folder_spelt_in_two_ways_is_one(tmp_path: Path, monkeypatch: pytest.M
     touch(tmp_path / "a/s.svs")
     monkeypatch.chdir(tmp_path)
     assert len(entries_from([Path("a"), tmp_path / "a", tmp_path / "a/../a"])) == 1
+
+
+def test_folders_behind_links_are_named_and_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path / "all/s.svs", tmp_path / "elsewhere/t.svs")
+    (tmp_path / "all/linked").symlink_to(tmp_path / "elsewhere")
+    assert [e.id for e in chosen_slides([tmp_path / "all"], None, None, None)] == ["s"]
+    assert (
+        f"1 linked folders are not followed; give them too to have them: {tmp_path}/all/linked"
+        in capsys.readouterr().out
+    )
 
 
 def test_ids_do_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig, load_config, setting
+from pipeline.console import open_console
 from pipeline.executor import DaskExecutor, Executor, SerialExecutor
-from pipeline.manifest import SlideEntry, entries_from
+from pipeline.manifest import SlideEntry, entries_from, printable
 from wsi.errors import UsageError
 
 
@@ -34,7 +35,12 @@ def chosen_slides(
 ) -> list[SlideEntry]:
     if not slides and manifest is None:
         raise UsageError("There are no slides to work on.", hint="Give a folder, files, or --manifest slides.csv.")
-    return entries_from(slides or [], manifest, mpp)[:limit]
+    unfollowed: list[Path] = []
+    entries = entries_from(slides or [], manifest, mpp, unfollowed)
+    if unfollowed:
+        shown = ", ".join(printable(str(link)) for link in unfollowed[:3]) + (", ..." if len(unfollowed) > 3 else "")
+        open_console().print(f"{len(unfollowed)} linked folders are not followed; give them too to have them: {shown}")
+    return entries[:limit]
 
 
 def check_apart(slides: list[Path] | None, out: Path) -> None:
