@@ -13,6 +13,7 @@ from features.spec import ROW_BLOCK, Encoder, EncoderSpec
 if TYPE_CHECKING:
     from features.encoders import available_encoders, load_encoder
     from features.extraction import encode_tiles, extract
+    from features.foreign import ForeignBag, open_foreign, packed_columns
     from features.grid import FeatureGrid
     from features.header import GridHeader, grid_name
     from features.search import FeatureIndex, Hit
@@ -25,6 +26,7 @@ __all__ = [
     "FeatureGrid",
     "FeatureIndex",
     "FeatureRows",
+    "ForeignBag",
     "GridHeader",
     "GridWriter",
     "Hit",
@@ -33,6 +35,8 @@ __all__ = [
     "extract",
     "grid_name",
     "load_encoder",
+    "open_foreign",
+    "packed_columns",
     "write_feature_grid",
 ]
 
@@ -44,6 +48,9 @@ def __getattr__(name: str) -> Any:
         "encode_tiles": "features.extraction",
         "extract": "features.extraction",
         "FeatureGrid": "features.grid",
+        "ForeignBag": "features.foreign",
+        "open_foreign": "features.foreign",
+        "packed_columns": "features.foreign",
         "GridHeader": "features.header",
         "grid_name": "features.header",
         "FeatureIndex": "features.search",

@@ -23,6 +23,7 @@ HOMES = {
     "tiffslide": ("wsi/readers/tiffslide.py",),
     "tifffile": ("wsi/svs.py",),
     "zarr": ("features/store.py",),
+    "h5py": ("features/foreign/h5.py",),
     "open_clip": ("features/encoders/",),
     "timm": ("features/encoders/",),
     "transformers": (),
