@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from heads.problems import refuse
 from wsi.errors import UsageError
 
 Column = NDArray[np.float64]
+
+_ABOUT = "Concordance cannot be computed"
 
 
 def concordance_index(time: Any, event: Any, risk: Any) -> float:
@@ -25,7 +27,7 @@ def concordance_index(time: Any, event: Any, risk: Any) -> float:
 
     Raises UsageError for NaN, lengths that differ, events other than 0 and 1, or no comparable pair.
     """
-    time, event, risk = _columns(time=time, event=event, risk=risk)
+    time, event, risk = columns(_ABOUT, time=time, event=event, risk=risk)
     return _weighted_concordance(time, event, risk, np.ones(len(time)))
 
 
@@ -41,11 +43,11 @@ def concordance_index_ipcw(  # noqa: PLR0917 (the order that users of Uno's C ex
     Raises UsageError as `concordance_index` does, and where an event before `tau` has G = 0 or lies beyond the last
     training time: choose a smaller tau.
     """
-    train_time, train_event = _columns(train_time=train_time, train_event=train_event)
-    time, event, risk = _columns(time=time, event=event, risk=risk)
+    train_time, train_event = columns(_ABOUT, train_time=train_time, train_event=train_event)
+    time, event, risk = columns(_ABOUT, time=time, event=event, risk=risk)
     counted = (event == 1) & (time < (np.inf if tau is None else tau))
     weight = np.zeros(len(time))
-    weight[counted] = _uncensored(train_time, train_event, time[counted]) ** -2.0
+    weight[counted] = uncensored(train_time, train_event, time[counted]) ** -2.0
     return _weighted_concordance(time, event, risk, weight)
 
 
@@ -76,43 +78,57 @@ def _from_the_last(time: Column, event: Column) -> Iterator[tuple[NDArray[np.int
         yield rows[event[rows] == 0], rows[event[rows] == 1]
 
 
-def _uncensored(time: Column, event: Column, at: Column) -> Column:
-    """Kaplan-Meier estimate of being uncensored, G(at). Who dies at a time leaves before others are censored at it."""
+def uncensored(time: Column, event: Column, at: Column, *, cure: str = "Give a tau of at most") -> Column:
+    """Kaplan-Meier estimate of being uncensored, G(at). Who dies at a time leaves before others are censored at it.
+
+    Raises UsageError where G is 0 or not known; `cure` begins its last sentence, which ends in the time to stay below.
+    """
     if len(at) and at.max() > time.max():
         raise UsageError(
-            f"An event at {at.max():g} lies beyond the last training time {time.max():g}: its weight is not known.",
-            hint=f"Give a tau of at most {time.max():g}.",
+            f"Time {at.max():g} lies beyond the last training time {time.max():g}: no weight is known there.",
+            hint=f"{cure} {time.max():g}.",
         )
-    times = np.unique(time)
-    n_censored = np.bincount(np.searchsorted(times, time[event == 0]), minlength=len(times))
-    n_dying = np.bincount(np.searchsorted(times, time[event == 1]), minlength=len(times))
-    at_risk = len(time) - np.searchsorted(np.sort(time), times) - n_dying
-    g = np.cumprod(1 - n_censored / np.maximum(at_risk, 1))[np.searchsorted(times, at, side="right") - 1]
-    g = np.where(at < times[0], 1.0, g)
+    g = share_left(time, event == 0, at, others_first=True)
     if (g <= 0).any():
         first = float(at[g <= 0].min())
         raise UsageError(
             f"Every training patient is censored by {first:g}, so events from there on have no weight.",
-            hint=f"Give a tau of at most {first:g}.",
+            hint=f"{cure} {first:g}.",
         )
     return g
 
 
-def _columns(**given: Any) -> list[Column]:
-    """All as float64 (n,), or one UsageError with everything that is wrong with them."""
+def share_left(time: Column, lost: NDArray[np.bool_], at: Column, *, others_first: bool = False) -> Column:
+    """Kaplan-Meier estimate of not being lost by each time in `at` (m,): 1 before the first, flat after the last.
+
+    time (n,); lost (n,) whether a patient's time is a loss. Of those of one time, the others still count as at risk
+    of it, or with `others_first` have left already. Kaplan and Meier, JASA 1958.
+    """
+    times, row = np.unique(time, return_inverse=True)
+    n_lost, n = np.bincount(row, weights=lost), np.bincount(row)
+    at_risk = len(time) - np.cumsum(n) + (n_lost if others_first else n)
+    left = np.cumprod(1 - n_lost / np.maximum(at_risk, 1))
+    return np.append(1.0, left)[np.searchsorted(times, at, side="right")]
+
+
+def columns(about: str, *, one_or_zero: Sequence[str] = ("event", "train_event"), **given: Any) -> list[Column]:
+    """All as float64 (n,), n > 0, or one UsageError that begins with `about` and says all that is wrong with them.
+
+    Those named in `one_or_zero` hold nothing else.
+    """
     try:
-        columns = {name: np.asarray(values, dtype=np.float64) for name, values in given.items()}
+        table = {name: np.asarray(values, dtype=np.float64) for name, values in given.items()}
     except (TypeError, ValueError) as error:
         raise UsageError(f"{', '.join(given)} must be numbers: {error}.") from error
-    problems = [f"{name} has shape {c.shape}, not (patients,)" for name, c in columns.items() if c.ndim != 1]
-    lengths = {name: len(c) for name, c in columns.items() if c.ndim == 1}
+    problems = [f"{name} has shape {c.shape}, not (patients,)" for name, c in table.items() if c.ndim != 1]
+    lengths = {name: len(c) for name, c in table.items() if c.ndim == 1}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         problems.append(f"lengths differ or are 0: {lengths}")
-    problems += [f"{name} holds NaN or inf" for name, c in columns.items() if not np.isfinite(c).all()]
+    problems += [f"{name} holds NaN or inf" for name, c in table.items() if not np.isfinite(c).all()]
     problems += [
         f"{name} holds other values than 0 and 1"
-        for name, c in columns.items()
-        if name.endswith("event") and not np.isin(c[np.isfinite(c)], (0, 1)).all()
+        for name, c in table.items()
+        if name in one_or_zero and not np.isin(c[np.isfinite(c)], (0, 1)).all()
     ]
-    refuse(problems, "Concordance cannot be computed")
-    return list(columns.values())
+    refuse(problems, about)
+    return list(table.values())
