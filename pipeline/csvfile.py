@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from wsi.errors import ManifestError
 
-_MISSING = {"", "na", "nan", "n/a", "null", "none", "."}
+_MISSING = frozenset(("", "na", "nan", "n/a", "null", "none", "."))
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+# cBioPortal writes a digit and a word; what these say of its four kinds of survival is all that it says.
+_SEEN = frozenset(("true", "yes", "dead", "deceased")) | frozenset(
+    ("1:deceased", "1:dead with tumor", "1:recurred/progressed", "1:progression")
+)
+_CENSORED = frozenset(("false", "no", "alive", "living")) | frozenset(
+    ("0:living", "0:alive or dead tumor free", "0:diseasefree", "0:censored")
+)
+_POSITIVE = frozenset(("true", "yes", "pos", "positive"))
+_NEGATIVE = frozenset(("false", "no", "neg", "negative"))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    line: int  # in the file, for messages
+    cells: dict[str, str]  # by column
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A CSV as it was saved: every cell text, blanks around it taken off."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
 
 
 def csv_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -31,12 +60,28 @@ def csv_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return ([c.strip() for c in rows[0][1]], rows[1:]) if rows else ([], [])
 
 
-def csv_error(path: Path, faults: list[str]) -> ManifestError:
+def csv_error(path: Path, faults: list[str], hint: str = "Mend these rows and run again.") -> ManifestError:
     """All faults of a file, the first fifty in full, a line each."""
     shown = faults[:50] + ([f"... and {len(faults) - 50} more"] if len(faults) > 50 else [])
-    return ManifestError(
-        f"{path}: {len(faults)} fault(s):\n  " + "\n  ".join(shown), hint="Mend these rows and run again."
-    )
+    end = "" if shown[-1].endswith("?") else "."
+    return ManifestError(f"{path}: {len(faults)} fault(s):\n  " + "\n  ".join(shown) + end, hint=hint)
+
+
+def read_table(path: Path) -> Table:
+    """The table, whatever its cells say. Raises ManifestError for what is no table: all faults at once."""
+    header, rows = csv_rows(path)
+    while header and not header[-1]:
+        header.pop()  # spreadsheets save columns that were in use once
+    faults = [f"column {c!r} is there {n} times" for c, n in Counter(header).items() if n > 1]
+    if not rows:
+        faults.append("there are no rows" if header else "the file is empty")
+    for line, cells in rows:
+        if len(cells) < len(header) or any(c.strip() for c in cells[len(header) :]):
+            faults.append(f"line {line}: {len(cells)} cells where the header has {len(header)}")
+    if faults:
+        raise csv_error(path, faults)
+    made = (Row(line, dict(zip(header, (c.strip() for c in cells), strict=False))) for line, cells in rows)
+    return Table(path, tuple(header), tuple(made))
 
 
 def is_missing(cell: str) -> bool:
@@ -47,4 +92,28 @@ def is_missing(cell: str) -> bool:
 def number(cell: str) -> float | None:
     """A number with decimal point or comma; None for anything else, inf and digit groups such as 1,234.5 included."""
     text = cell.strip()
-    return float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else None
+    value = float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else math.inf
+    return value if math.isfinite(value) else None
+
+
+def positive_number(cell: str) -> float | None:
+    """A number above 0, as a time must be."""
+    value = number(cell)
+    return value if value is not None and value > 0 else None
+
+
+def event(cell: str) -> int | None:
+    """1 for an event that was seen, 0 for one that was not until the patient was last heard of."""
+    return _either(cell, _SEEN, _CENSORED)
+
+
+def answer(cell: str) -> int | None:
+    """1 for yes and positive, 0 for no and negative."""
+    return _either(cell, _POSITIVE, _NEGATIVE)
+
+
+def _either(cell: str, yes: frozenset[str], no: frozenset[str]) -> int | None:
+    word = cell.strip().casefold()
+    if (value := number(word)) in (0, 1):  # 1.0 too: columns with gaps are often saved as floats
+        return int(value)
+    return 1 if word in yes else 0 if word in no else None
