@@ -65,9 +65,13 @@ def run_demo(console: Console, out: Path, slides: int, seed: int, executor: Exec
     started = time.monotonic()
     cohort = out / "cohort"
     with console.status("drawing slides") as status:
-        write_cohort(
-            cohort, CohortSpec(slides, seed), lambda done, n, name: status.update(f"drawing {name}: {done}/{n}")
-        )
+
+        def drawn(done: int, n: int, name: str) -> None:
+            status.update(f"drawing {name}: {done}/{n}")
+            if not console.is_terminal and done % 3 == 0 and done < n:
+                console.print(f"drawing slides: {done}/{n}")
+
+        write_cohort(cohort, CohortSpec(slides, seed), drawn)
     console.print(f"{slides} slides drawn in {duration(time.monotonic() - started)}: {cohort}")
 
     folder = OutputFolder(out / "results")

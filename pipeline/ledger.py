@@ -32,6 +32,8 @@ class Outcome:
     unreadable: int = 0
     seconds: float = 0.0
     notes: tuple[str, ...] = field(default=())  # warnings worth a person's eye
+    patient: str = ""  # as the manifest says, kept for slides that have no record
+    labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:

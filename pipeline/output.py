@@ -6,6 +6,7 @@ import csv
 import fcntl
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from features.files import storage_errors, write_atomic
 from wsi.errors import GridDamaged, StorageError, UsageError
 
 RECORD_VERSION = 1
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)  # starts no formula
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, An
 
 
 def _harmless(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not _NUMBER.fullmatch(value):
         return f"'{value}"
     if isinstance(value, float):
         return f"{value:.6g}"

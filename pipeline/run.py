@@ -78,6 +78,8 @@ def _lost(task: SlideTask, error: Exception) -> Outcome:
         code="worker_died",
         detail=f"{task.entry.path}: the workers that had this slide died ({type(error).__name__}).",
         hint="Run it alone to see why; the other slides are not affected.",
+        patient=task.entry.patient,
+        labels=task.entry.labels,
     )
 
 

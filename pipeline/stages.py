@@ -134,7 +134,15 @@ class _Job:
     def outcome(self, status: str, error: ToolkitError | None = None) -> Outcome:
         entry = self.task.entry
         ended = Outcome(
-            entry.id, entry.name, status, self.stage, tiles=self.tiles, unreadable=self.unreadable, notes=self.notes
+            entry.id,
+            entry.name,
+            status,
+            self.stage,
+            tiles=self.tiles,
+            unreadable=self.unreadable,
+            notes=self.notes,
+            patient=entry.patient,
+            labels=entry.labels,
         )
         if error is None:
             return ended

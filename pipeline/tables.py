@@ -56,7 +56,8 @@ def slide_rows(out: OutputFolder) -> Iterator[dict[str, Any]]:
     for slide_id, outcome in sorted(ledger.last_outcomes(out.ledger).items()):
         row = {"id": slide_id, "slide": outcome.name, "status": outcome.status, "seconds": outcome.seconds}
         if not outcome.good:
-            yield {**row, "code": outcome.code, "detail": _sentence(outcome)}
+            known = {"patient": outcome.patient, **_label_columns(outcome.labels)}
+            yield {**row, **known, "code": outcome.code, "detail": _sentence(outcome)}
             continue
         record = readable_record(out.slide(slide_id))
         yield {**row, **({} if record is None else _described(record))}
@@ -78,8 +79,12 @@ def _described(record: SlideRecord) -> dict[str, Any]:
         "mpp_source": facts.mpp_source, "vendor": facts.vendor, "reader": facts.reader, "tiles": grid.tiles,
         "padded": grid.padded, "unreadable": grid.unreadable, "tissue_mm2": grid.tissue_mm2, "encoder": grid.encoder,
         "features": f"slides/{record.id}/features/{grid.name}", "warnings": " ".join(record.warnings),
-        **{f"label_{k}" if k in SLIDE_COLUMNS else k: v for k, v in record.labels.items()},
+        **_label_columns(record.labels),
     }  # fmt: skip
+
+
+def _label_columns(labels: dict[str, str]) -> dict[str, str]:
+    return {f"label_{k}" if k in SLIDE_COLUMNS else k: v for k, v in labels.items()}
 
 
 def _sentence(outcome: ledger.Outcome) -> str:

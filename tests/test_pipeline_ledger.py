@@ -10,6 +10,7 @@ import pytest
 from pipeline import ledger
 from pipeline.ledger import CRASHED, DONE, NO_TISSUE, REFUSED, REUSED, Outcome, exit_code
 from pipeline.output import OutputFolder, write_csv
+from pipeline.tables import write_tables
 from wsi.errors import StorageError, UsageError
 
 
@@ -55,10 +56,11 @@ def test_exit_codes(statuses: list[str], code: int) -> None:
 
 
 def test_cells_that_would_start_a_formula_stay_text(tmp_path: Path) -> None:
-    write_csv(tmp_path / "t.csv", ["id", "x"], [{"id": "=cmd|' /C calc'!A0", "x": -1.5}, {"id": "NA", "x": "-rf"}])
+    written = [("=cmd|' /C calc'!A0", -1.5), ("NA", "-rf"), ("-1.24", "-1+1")]
+    write_csv(tmp_path / "t.csv", ["id", "x"], [{"id": i, "x": x} for i, x in written])
     with open(tmp_path / "t.csv", newline="") as f:
-        rows = list(csv.DictReader(f))
-    assert rows == [{"id": "'=cmd|' /C calc'!A0", "x": "-1.5"}, {"id": "NA", "x": "'-rf"}]
+        rows = [tuple(row.values()) for row in csv.DictReader(f)]
+    assert rows == [("'=cmd|' /C calc'!A0", "-1.5"), ("NA", "'-rf"), ("-1.24", "'-1+1")]
 
 
 def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(tmp_path: Path) -> None:
@@ -70,3 +72,12 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(tmp_pat
 def test_a_folder_without_a_run_is_no_output_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no run"):
         OutputFolder(tmp_path).existing()
+
+
+def test_a_refused_slide_keeps_its_patient_and_labels(tmp_path: Path) -> None:
+    refused = outcome("a", REFUSED, code="mpp_missing", patient="P1", labels={"er": "1", "status": "dead"})
+    ledger.record(tmp_path / "ledger.jsonl", refused)
+    write_tables(OutputFolder(tmp_path))
+    with open(tmp_path / "slides.csv", newline="") as f:
+        (row,) = csv.DictReader(f)
+    assert (row["status"], row["patient"], row["er"], row["label_status"]) == ("refused", "P1", "1", "dead")

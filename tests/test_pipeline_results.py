@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features import FeatureGrid
+from features import FeatureGrid, load_encoder
 from heads import Bag, PromptSet, train_head
 from heads.prompts import PromptClass
 from pipeline import ledger, reporting, rescore
@@ -212,7 +212,7 @@ def labels(out: Path) -> dict[str, tuple[str, str]]:
 def told(out: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Slides in the table on the console."""
     capsys.readouterr()
-    results.show_scores(open_console(), OutputFolder(out))
+    results.show_scores(open_console(), OutputFolder(out), load_encoder("demo").spec)
     return [line[0] for line in capsys.readouterr().out.splitlines() if line[:2] in ("a ", "b ")]
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from heads import load_prompts
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TIMES = re.compile(r"\d+(\.\d+)? (s|min|h)\b( \d+ (s|min))?")
@@ -62,6 +64,12 @@ def test_it_shows_a_result_before_line_thirty() -> None:
 
 def test_every_command_prints_what_the_readme_says(desk: Path) -> None:
     assert (desk / "demo" / "results" / "report.html").stat().st_size > 100_000
+
+
+def test_the_prompt_file_is_one(tmp_path: Path) -> None:
+    (text,) = blocks("toml")
+    (tmp_path / "mine.toml").write_text(text)
+    assert load_prompts(tmp_path / "mine.toml").names == ("tumour", "no tumour")
 
 
 def test_the_python_example_runs(desk: Path) -> None:

@@ -44,7 +44,7 @@ def check_detail(slide: Any, spec: TileSpec) -> None:
     if slide.mpp > spec.mpp * spec.max_upsample:
         raise MppTooCoarse(
             f"{slide.path}: its finest pixels are {slide.mpp:.4g} um, coarser than the {spec.mpp:.4g} asked for.",
-            hint=f"Tile it at its own scale with --set tile.mpp={slide.mpp:.4g}, or leave it out of this run.",
+            hint=f"Leave it out of this run, or run all slides at its scale: --set tile.mpp={slide.mpp:.4g}.",
             path=str(slide.path),
             mpp=slide.mpp,
         )

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from features.spec import EncoderSpec
 from pipeline.commands.wishes import findable
 from pipeline.config import dump_toml, load_config, setting
 from pipeline.console import duration, open_console, table
@@ -20,6 +21,7 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
     """`wsi zeroshot`: new words over the features that are there."""
     from heads import load_prompts
     from pipeline.rescore import rescore
+    from pipeline.stages import encoder_for
     from pipeline.tables import write_tables
 
     console, folder = open_console(), OutputFolder(out).existing()
@@ -31,7 +33,7 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
         write_text(folder.config, dump_toml(config))  # these are the prompts in use from now on
         write_tables(folder)
     write_quietly(folder)
-    show_scores(console, folder)
+    show_scores(console, folder, encoder_for(config).spec)
     code = _told(console, done, skipped)
     console.print(f"{done} slides in {duration(time.monotonic() - started)}; table: {out / 'zeroshot.csv'}")
     return code
@@ -93,19 +95,26 @@ def write_quietly(folder: OutputFolder) -> None:
     make_report(folder)
 
 
-def show_scores(console: Console, folder: OutputFolder) -> None:
-    """The zero-shot table, if there is anything for it, and a line on slides whose scores are of other words."""
+def show_scores(console: Console, folder: OutputFolder, spec: EncoderSpec) -> None:
+    """The zero-shot table, if there is anything for it, what its encoder is worth, and whose scores are left out."""
+    from pipeline.heatmap import encoder_caution
     from pipeline.tables import scored
 
     scores = scored(folder)
     if scores.shown:
         console.print(score_table(scores.shown))
+        if caution := encoder_caution(untrained=spec.untrained, domain=spec.domain):
+            console.print(caution)
     if scores.left_out:
         n = len(scores.left_out)
         console.print(
             f"{n} slide{'s are' if n > 1 else ' is'} not shown, scored with other prompts, settings or features "
             f"({', '.join(scores.left_out[:5])}{', ...' if n > 5 else ''}): "
-            f"run them again, or `wsi zeroshot {folder.path} --prompts ...` over all."
+            + (
+                f"run them again, or `wsi zeroshot {folder.path} --prompts ...` over all."
+                if spec.has_text
+                else "run again with the encoder they were scored with, in a folder of its own to have both."
+            )
         )
 
 

@@ -33,9 +33,11 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     prompts = default_prompts(config.zeroshot.prompts, config.encoder.name)
     # Only the words are asked about here: with a scheduler, the device is one of its workers'.
     here = replace(config, device="cpu") if isinstance(where, DaskExecutor) and where.scheduler else config
-    if not encoder_for(here).spec.has_text:
+    spec = encoder_for(here).spec
+    if not spec.has_text:
         refuse_prompts(config)
         prompts = None
+        console.print(f"{config.encoder.name} knows no words: features are stored, and there are no zero-shot labels.")
     job = Run(tuple(entries), folder, config, prompts)
     started = time.monotonic()
     try:
@@ -45,7 +47,7 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
         console.print("Interrupted. What is finished is kept: the same command continues.")
         return INTERRUPTED
     write_quietly(folder)
-    show_scores(console, folder)
+    show_scores(console, folder, spec)
     console.print(summary(outcomes, time.monotonic() - started))
     console.print(f"report: {folder.report}")
     return ledger.exit_code(outcomes)
