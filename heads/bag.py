@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,30 @@ from numpy.typing import NDArray
 from heads.problems import refuse, some
 from tiling.grid import READ_FAILED
 from wsi.identity import digest
+
+
+class BagLike(Protocol):
+    """Tiles of one slide or patient, in memory or not. `load` may be called from any thread, more than once."""
+
+    @property
+    def slide_id(self) -> str: ...
+
+    @property
+    def encoder_digest(self) -> str: ...
+
+    @property
+    def tile(self) -> str:
+        """What a tile is, "224 px at 0.5 um/px"; "" where nobody knows."""
+        ...
+
+    @property
+    def dim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def load(self) -> NDArray[np.floating]:
+        """(N, D) float16 or float32, finite."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +52,7 @@ class Bag:
     cells: NDArray[np.int64] = field(repr=False)  # (N,) of the slide's lattice, ascending; None numbers the rows
     slide_id: str
     encoder_digest: str  # wsi.identity.digest of the encoder's spec
+    tile: str = ""  # what a tile is, see `BagLike`
 
     def __post_init__(self) -> None:
         with np.errstate(over="ignore"):  # what overflows float32 becomes inf, and is named below
@@ -44,11 +70,93 @@ class Bag:
         """The bag of a feature grid (`features.FeatureGrid`), without the tiles that could not be read."""
         read = np.asarray(fg.read_status) != READ_FAILED
         x = np.asarray(fg.features[:])[read]
-        return cls(x=x, cells=fg.grid.cells[read], slide_id=fg.slide_id, encoder_digest=digest(fg.encoder))
+        about = {"slide_id": fg.slide_id, "encoder_digest": digest(fg.encoder), "tile": tile_text(fg.grid.spec)}
+        return cls(x=x, cells=fg.grid.cells[read], **about)
 
     def __len__(self) -> int:
         """Number of tiles, N."""
         return len(self.x)
+
+    @property
+    def dim(self) -> int:
+        return self.x.shape[1]
+
+    def load(self) -> NDArray[np.float32]:
+        return self.x
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredBag:
+    """The bag of a feature grid that stays on disk until it is asked for: cohorts are larger than memory."""
+
+    grid: Any = field(repr=False)  # features.FeatureGrid
+    slide_id: str
+    encoder_digest: str
+    tile: str
+
+    @classmethod
+    def of(cls, fg: Any, slide_id: str | None = None) -> StoredBag:
+        return cls(fg, slide_id or fg.slide_id, digest(fg.encoder), tile_text(fg.grid.spec))
+
+    def __len__(self) -> int:
+        return int(self.read.sum())
+
+    @property
+    def read(self) -> NDArray[np.bool_]:
+        """(tiles of the grid,) those that could be read, which are the bag's rows."""
+        return np.asarray(self.grid.read_status != READ_FAILED)
+
+    @property
+    def dim(self) -> int:
+        return int(self.grid.features.shape[1])
+
+    def load(self) -> NDArray[np.floating]:
+        read = self.read
+        return np.asarray(self.grid.features[:] if read.all() else self.grid.features[read])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PatientBag:
+    """Several slides of one patient as one bag, one after another; `slide_id` is the patient's."""
+
+    slide_id: str
+    parts: tuple[BagLike, ...]  # at least one, all of one encoder
+
+    @classmethod
+    def join(cls, bags: Sequence[BagLike], patients: Sequence[str]) -> list[PatientBag]:
+        """One bag for each patient, in the order in which patients first appear."""
+        of: dict[str, list[BagLike]] = {}
+        for bag, patient in zip(bags, patients, strict=True):
+            of.setdefault(patient, []).append(bag)
+        return [cls(patient, tuple(parts)) for patient, parts in of.items()]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def encoder_digest(self) -> str:
+        return " and ".join(sorted({p.encoder_digest for p in self.parts}))
+
+    @property
+    def tile(self) -> str:
+        return " and ".join(sorted({p.tile for p in self.parts}))
+
+    @property
+    def dim(self) -> int:
+        return self.parts[0].dim
+
+    def load(self) -> NDArray[np.floating]:
+        loaded = [p.load() for p in self.parts]
+        return loaded[0] if len(loaded) == 1 else np.concatenate(loaded)
+
+    def split(self, per_tile: NDArray[Any]) -> list[NDArray[Any]]:
+        """Values of the bag's tiles, one array for each part."""
+        return np.split(per_tile, np.cumsum([len(p) for p in self.parts])[:-1])
+
+
+def tile_text(spec: Any) -> str:
+    """What a tile is, in words that two stores can be compared by."""
+    return f"{spec.size_px} px at {spec.mpp:g} um/px"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,38 +3,71 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from heads.problems import refuse
+
+if TYPE_CHECKING:
+    from heads.networks.registry import Recipe
+
+LEAST_STEPS = 200
+
+_COUNTS = ("epochs", "hidden", "attention", "batch_bags", "tiles_per_bag", "bins", "patience")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Settings of `train_head`. All are written into the saved head. Raises UsageError naming all that are wrong."""
+    """Settings of `train_head`. None leaves a setting to the head's own recipe, or switches a thing off where said so.
 
-    epochs: int = 30  # passes over the bags; few bags are learnt by then, and the step size has come down to 0
-    lr: float = 1e-3  # first step size of AdamW, falls as a half cosine; standardised features bear a large one
-    weight_decay: float = 1e-3  # AdamW's, a share of each weight per unit of lr; makes little odds below 1
-    hidden: int = 128  # width of the tile embedding; attention has half. Wider gained nothing on tens of slides
-    gated: bool = True  # Ilse 2018, eq. 9; False is eq. 8
-    dropout: float = 0.5  # share of embedding units dropped in training: on tens of slides 0.25 let attention wander
-    batch_bags: int | None = None  # bags per step; None: 4, or 64 for survival, where a step compares its bags only
-    seed: int = 0  # of the first weights, dropout and the order of bags
+    All are written into the saved head as they were used. Raises UsageError naming all that are wrong.
+    """
+
+    head: str = "abmil"  # see `heads.available_heads`
+    epochs: int | None = (
+        None  # passes over the bags; the step size falls to 0 along a half cosine, the last epoch counts
+    )
+    lr: float | None = None  # first step size
+    weight_decay: float | None = None
+    hidden: int | None = None  # width of the tile embedding
+    attention: int | None = None  # width of the attention layer
+    dropout: float | None = None  # share of units dropped in training
+    batch_bags: int | None = None  # bags a step; survival by Cox takes 64 at least, since a step compares its bags only
+    tiles_per_bag: int | None = None  # at most so many, drawn anew each epoch; None: all of them, always
+    validation: float = 0.15  # share of the patients kept back for temperature and thresholds; none below 20 patients
+    patience: int | None = None  # epochs without a better validation loss after which to stop; None: the last epoch
+    bins: int = 4  # of discrete-time survival
+    seed: int = 0  # of the first weights, dropout, the order of bags and the draws of tiles
+    device: str = "auto"  # auto, cpu, cuda; a GPU trains in bfloat16 where it can
 
     def __post_init__(self) -> None:
-        batch = 1 if self.batch_bags is None else self.batch_bags
-        counts = {"epochs": self.epochs, "hidden": self.hidden, "batch_bags": batch}
         problems = [
             f"{name} is {n!r}, not a whole number of at least 1"
-            for name, n in counts.items()
-            if type(n) is not int or n < 1
+            for name in _COUNTS
+            if (n := getattr(self, name)) is not None and (type(n) is not int or n < 1)
         ]
         if type(self.seed) is not int:
             problems.append(f"seed is {self.seed!r}, not a whole number")
-        if not (math.isfinite(self.lr) and self.lr > 0):
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             problems.append(f"lr is {self.lr}, not above 0")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+        if self.weight_decay is not None and not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             problems.append(f"weight_decay is {self.weight_decay}, not at least 0")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout is {self.dropout}, not a share from 0 to below 1")
+        for name in ("dropout", "validation"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share < 1:
+                problems.append(f"{name} is {share}, not a share from 0 to below 1")
+        if self.patience is not None and not self.validation:
+            problems.append("patience needs a validation share")
         refuse(problems, "The training settings are wrong")
+
+    def filled(self, recipe: Recipe, least_bags: int, n_bags: int) -> TrainConfig:
+        """With what was left open taken from the head's recipe, for `n_bags` training bags.
+
+        At least `least_bags` a step, which the task needs; and epochs enough for LEAST_STEPS steps, since the papers
+        count epochs of one bag a step.
+        """
+        names = ("lr", "weight_decay", "hidden", "attention", "dropout")
+        open_ones = {name: getattr(recipe, name) for name in names if getattr(self, name) is None}
+        batch = min(self.batch_bags or max(least_bags, recipe.batch_bags), n_bags)
+        epochs = self.epochs or max(recipe.epochs, -(-LEAST_STEPS // -(-n_bags // batch)))
+        return replace(self, **open_ones, batch_bags=batch, epochs=epochs)

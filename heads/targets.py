@@ -32,7 +32,7 @@ def as_pairs(targets: Any) -> tuple[NDArray[np.float64], list[str]]:
     return pairs, []
 
 
-def as_columns(targets: Any) -> tuple[dict[str, Column], list[str]]:
+def as_columns(targets: Any, what: str = "1, 0 or missing") -> tuple[dict[str, Column], list[str]]:
     """Named columns (n,), missing answers NaN; and what is wrong with their form.
 
     `targets` maps names to sequences, or is an array (n, k), whose columns are then called marker_0 and on.
@@ -50,7 +50,7 @@ def as_columns(targets: Any) -> tuple[dict[str, Column], list[str]]:
         try:
             columns[str(name)] = np.array([_number(value) for value in column])
         except (TypeError, ValueError):
-            strange.append(f"{name} must be 1, 0 or missing")
+            strange.append(f"{name} must be {what}")
     return columns, strange
 
 
@@ -58,3 +58,25 @@ def _number(value: Any) -> float:
     if isinstance(value, str):
         raise ValueError(value)  # "1" is more often a slip in reading a table than a number
     return math.nan if value is None else float(value)
+
+
+def take(targets: Any, rows: Any) -> Any:
+    """The targets of some bags, in the form they came in."""
+    if isinstance(targets, Mapping):
+        return {name: [column[int(i)] for i in rows] for name, column in targets.items()}
+    return [targets[int(i)] for i in rows]
+
+
+def strata_of(targets: Any, task: str) -> list[Any]:
+    """What folds are balanced by, one for each bag: the class, the answers, the event with its time, or the value."""
+    from heads.splits import survival_strata, value_strata
+
+    if task in ("survival", "hazard"):
+        pairs = as_pairs(targets)[0]
+        return list(survival_strata(pairs[:, 0].tolist(), pairs[:, 1].tolist()))
+    if task == "regression":
+        return list(value_strata([float(t) for t in targets]))
+    if task == "biomarker":
+        columns = as_columns(targets)[0].values()
+        return ["/".join("?" if math.isnan(v) else str(int(v)) for v in row) for row in zip(*columns, strict=True)]
+    return as_labels(targets)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, mse_loss
 
-from heads.losses import cox_loss
+from heads.losses import cox_loss, discrete_hazard_loss
 from heads.problems import some
 from heads.targets import as_columns, as_labels, as_pairs
 from wsi.errors import UsageError
@@ -21,7 +21,7 @@ class Task(Protocol):
     """One per kind of question. Frozen dataclasses, so that the saved head can name all that they know."""
 
     kind: ClassVar[str]
-    batch_bags: ClassVar[int]  # bags a step, where the settings leave it open
+    least_bags: ClassVar[int]  # bags a step, where the settings leave it open and the head's recipe has fewer
 
     @classmethod
     def problems(cls, targets: Any) -> list[str]:
@@ -29,8 +29,12 @@ class Task(Protocol):
         ...
 
     @classmethod
-    def read(cls, targets: Any) -> tuple[Self, Tensor]:
-        """The task and its targets as a tensor of one row per bag."""
+    def learn(cls, targets: Any, bins: int) -> Self:
+        """The task as the training bags define it: classes, names, bins, scale. `bins` is for discrete time alone."""
+        ...
+
+    def rows(self, targets: Any) -> Tensor:
+        """Targets of any bags as a tensor of one row per bag."""
         ...
 
     @property
@@ -40,8 +44,12 @@ class Task(Protocol):
         """Outputs (B, n_out) and rows of targets to a scalar."""
         ...
 
+    def labels(self, rows: Tensor) -> Tensor | None:
+        """(B,) class indices, where there is one class a bag."""
+        ...
+
     def values(self, outputs: Tensor) -> Tensor:
-        """Outputs (n_out,) to the values of a SlideScore."""
+        """Outputs (..., n_out) to the values of a SlideScore."""
         ...
 
     def detail(self, values: NDArray[np.float32]) -> dict[str, Any]:
@@ -55,7 +63,7 @@ class Classification:
 
     classes: tuple[str, ...] | tuple[int, ...]  # sorted
     kind: ClassVar[str] = "classification"
-    batch_bags: ClassVar[int] = 4
+    least_bags: ClassVar[int] = 1
 
     @classmethod
     def problems(cls, targets: Any) -> list[str]:
@@ -69,10 +77,11 @@ class Classification:
         return [] if len(found) > 1 else [f"two classes are needed at least, but the labels are {found}"]
 
     @classmethod
-    def read(cls, targets: Any) -> tuple[Self, Tensor]:
-        labels = as_labels(targets)
-        task = cls(classes=tuple(sorted(set(labels))))
-        return task, torch.tensor([task.classes.index(label) for label in labels])
+    def learn(cls, targets: Any, bins: int) -> Self:
+        return cls(classes=tuple(sorted(set(as_labels(targets)))))
+
+    def rows(self, targets: Any) -> Tensor:
+        return torch.tensor([self.classes.index(label) for label in as_labels(targets)])
 
     @property
     def n_out(self) -> int:
@@ -81,8 +90,11 @@ class Classification:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(outputs, targets)
 
+    def labels(self, rows: Tensor) -> Tensor:
+        return rows
+
     def values(self, outputs: Tensor) -> Tensor:
-        return outputs.softmax(0)
+        return outputs.softmax(-1)
 
     def detail(self, values: NDArray[np.float32]) -> dict[str, Any]:
         return {"classes": list(self.classes), "label": self.classes[int(values.argmax())]}
@@ -93,29 +105,25 @@ class Survival:
     """Time to an event that some slides are censored for. Values: (1,) log hazard ratio, higher = worse."""
 
     kind: ClassVar[str] = "survival"
-    batch_bags: ClassVar[int] = 64  # Cox compares a dying patient with those of the same step only
+    least_bags: ClassVar[int] = 64  # Cox compares a dying patient with those of the same step only
     n_out: ClassVar[int] = 1
 
     @classmethod
     def problems(cls, targets: Any) -> list[str]:
-        pairs, strange = as_pairs(targets)
-        if strange:
-            return strange
-        time, event = pairs[:, 0], pairs[:, 1]
-        faults = {
-            "time must be a number": ~np.isfinite(time),
-            "time must be above 0": time <= 0,
-            "event must be 1 (seen) or 0 (censored)": ~np.isin(event, (0, 1)),
-        }
-        found = [f"{what} (target {some(np.flatnonzero(at).tolist())})" for what, at in faults.items() if at.any()]
-        return found if (event == 1).any() else [*found, "no target has an event, so nothing tells high risk from low"]
+        return survival_problems(targets)
 
     @classmethod
-    def read(cls, targets: Any) -> tuple[Self, Tensor]:
-        return cls(), torch.from_numpy(as_pairs(targets)[0])
+    def learn(cls, targets: Any, bins: int) -> Self:
+        return cls()
+
+    def rows(self, targets: Any) -> Tensor:
+        return torch.from_numpy(as_pairs(targets)[0])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return cox_loss(outputs[:, 0], targets[:, 0], targets[:, 1])
+
+    def labels(self, rows: Tensor) -> None:
+        return None
 
     def values(self, outputs: Tensor) -> Tensor:
         return outputs
@@ -125,12 +133,102 @@ class Survival:
 
 
 @dataclass(frozen=True, slots=True)
+class DiscreteHazard:
+    """Time to an event in bins: the chance to die in a bin, having lived so far. Values: (1,) risk, higher = worse.
+
+    Bins are quantiles of the times of *events* among the training bags, the last one open (Zadeh and Schmid 2021).
+    The risk is minus the sum of the survival past each bin, as in MCAT: from -bins (nobody dies) to 0.
+    """
+
+    edges: tuple[float, ...]  # inner borders of the bins, ascending, in the unit of time; a time on a border is above
+    kind: ClassVar[str] = "hazard"
+    least_bags: ClassVar[int] = 16  # steps of one bag follow every single patient about
+
+    @classmethod
+    def problems(cls, targets: Any) -> list[str]:
+        return survival_problems(targets)
+
+    @classmethod
+    def learn(cls, targets: Any, bins: int) -> Self:
+        pairs = as_pairs(targets)[0]
+        inner = np.quantile(pairs[pairs[:, 1] == 1, 0], np.arange(1, bins) / bins)
+        return cls(edges=tuple(float(e) for e in np.unique(inner)))
+
+    def rows(self, targets: Any) -> Tensor:
+        pairs = as_pairs(targets)[0]
+        return torch.from_numpy(np.stack([np.searchsorted(self.edges, pairs[:, 0], "right"), pairs[:, 1]], axis=1))
+
+    @property
+    def n_out(self) -> int:
+        return len(self.edges) + 1
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return discrete_hazard_loss(outputs, targets[:, 0].long(), targets[:, 1])
+
+    def labels(self, rows: Tensor) -> None:
+        return None
+
+    def survival(self, outputs: Tensor) -> Tensor:
+        """Outputs (..., bins) to survival past each bin (..., bins), at the times `edges` and beyond."""
+        return logsigmoid(-outputs).cumsum(-1).exp()
+
+    def values(self, outputs: Tensor) -> Tensor:
+        return -self.survival(outputs).sum(-1, keepdim=True)
+
+    def detail(self, values: NDArray[np.float32]) -> dict[str, Any]:
+        return {"direction": "higher = worse", "bin_edges": list(self.edges)}
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """One number a slide. Values: (1,) in the unit of the targets. Least squares on training targets of unit scale."""
+
+    mean: float  # of the training targets
+    std: float
+    kind: ClassVar[str] = "regression"
+    least_bags: ClassVar[int] = 1
+    n_out: ClassVar[int] = 1
+
+    @classmethod
+    def problems(cls, targets: Any) -> list[str]:
+        columns, strange = as_columns({"the target": targets}, "a number")
+        if strange:
+            return strange
+        y = columns["the target"]
+        if not np.isfinite(y).all():
+            return [f"the target must be a number (target {some(np.flatnonzero(~np.isfinite(y)).tolist())})"]
+        return (
+            [] if len(set(y.tolist())) > 1 else ["the target is the same for every bag, so there is nothing to learn"]
+        )
+
+    @classmethod
+    def learn(cls, targets: Any, bins: int) -> Self:
+        y = np.asarray(targets, dtype=np.float64)
+        return cls(mean=float(y.mean()), std=float(y.std()))
+
+    def rows(self, targets: Any) -> Tensor:
+        return torch.from_numpy((np.asarray(targets, dtype=np.float64) - self.mean) / self.std).float()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return mse_loss(outputs[:, 0], targets)
+
+    def labels(self, rows: Tensor) -> None:
+        return None
+
+    def values(self, outputs: Tensor) -> Tensor:
+        return outputs * self.std + self.mean
+
+    def detail(self, values: NDArray[np.float32]) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
 class Biomarker:
     """Several yes-or-no questions a slide, some without an answer. Values: probability of each being positive."""
 
     names: tuple[str, ...]
     kind: ClassVar[str] = "biomarker"
-    batch_bags: ClassVar[int] = 4
+    least_bags: ClassVar[int] = 1
 
     @classmethod
     def problems(cls, targets: Any) -> list[str]:
@@ -145,9 +243,12 @@ class Biomarker:
         return found
 
     @classmethod
-    def read(cls, targets: Any) -> tuple[Self, Tensor]:
+    def learn(cls, targets: Any, bins: int) -> Self:
+        return cls(names=tuple(as_columns(targets)[0]))
+
+    def rows(self, targets: Any) -> Tensor:
         columns, _ = as_columns(targets)
-        return cls(names=tuple(columns)), torch.from_numpy(np.stack(list(columns.values()), axis=1)).float()
+        return torch.from_numpy(np.stack([columns[name] for name in self.names], axis=1)).float()
 
     @property
     def n_out(self) -> int:
@@ -158,6 +259,9 @@ class Biomarker:
         total = binary_cross_entropy_with_logits(outputs[known], targets[known], reduction="sum")
         return total / known.sum().clamp(min=1)
 
+    def labels(self, rows: Tensor) -> None:
+        return None
+
     def values(self, outputs: Tensor) -> Tensor:
         return outputs.sigmoid()
 
@@ -167,7 +271,23 @@ class Biomarker:
 
 def task_class(kind: str) -> type[Task]:
     """The task of that name. Raises UsageError listing those there are."""
-    kinds: dict[str, type[Task]] = {task.kind: task for task in (Classification, Survival, Biomarker)}
+    known = (Classification, Survival, DiscreteHazard, Biomarker, Regression)
+    kinds: dict[str, type[Task]] = {task.kind: task for task in known}
     if kind not in kinds:
         raise UsageError(f"There is no task {kind!r}.", hint=f"Tasks are {', '.join(kinds)}.")
     return kinds[kind]
+
+
+def survival_problems(targets: Any) -> list[str]:
+    """What is wrong with (time, event) pairs."""
+    pairs, strange = as_pairs(targets)
+    if strange:
+        return strange
+    time, event = pairs[:, 0], pairs[:, 1]
+    faults = {
+        "time must be a number": ~np.isfinite(time),
+        "time must be above 0": time <= 0,
+        "event must be 1 (seen) or 0 (censored)": ~np.isin(event, (0, 1)),
+    }
+    found = [f"{what} (target {some(np.flatnonzero(at).tolist())})" for what, at in faults.items() if at.any()]
+    return found if (event == 1).any() else [*found, "no target has an event, so nothing tells high risk from low"]

@@ -4,41 +4,78 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from heads.bag import Bag, SlideScore
+from heads.bag import BagLike, SlideScore
 from heads.checkpoint import CARD, WEIGHTS, HeadCard, pack, unpack
+from heads.feed import tensors
+from heads.member import Member
 from heads.model import HeadModel
 from wsi.errors import EncoderMismatch, NoSpace, StorageError, UsageError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainedHead:
-    """Bag in, score out. Made by `train_head` or `load_head`; not to be trained further."""
+    """Bag in, score out. Made by `train_head`, `cross_validate` or `load_head`; not to be trained further."""
 
     card: HeadCard
-    model: HeadModel = field(repr=False)
+    members: tuple[Member, ...] = field(repr=False)
     digest: str = field(init=False)  # SHA-256 over the bytes of head.json, then head.safetensors; saved or not
 
     def __post_init__(self) -> None:
-        self.model.eval()
-        object.__setattr__(self, "digest", hashlib.sha256(b"".join(pack(self.card, self.model))).hexdigest())
+        for member in self.members:
+            member.model.eval()
+        object.__setattr__(self, "digest", hashlib.sha256(b"".join(self._packed())).hexdigest())
 
-    def score(self, bag: Bag) -> SlideScore:
-        """The slide's values, with attention (N,) as `per_tile`. `detail` says what the values are.
+    @property
+    def model(self) -> HeadModel:
+        """The first member's network."""
+        return self.members[0].model
 
-        classification: (C,) probabilities; survival: (1,) risk, higher = worse; biomarker: (k,) probabilities.
-        Raises EncoderMismatch for features of another encoder, UsageError for a bag without tiles.
+    def score(self, bag: BagLike, members: Sequence[int] | None = None) -> SlideScore:
+        """The slide's values, with attention as `per_tile`, (N,) or (N, n_out). `detail` says what the values are.
+
+        classification: (C,) probabilities; survival: (1,) risk, higher = worse; biomarker: (k,) probabilities;
+        regression: (1,) in the unit of the targets. With several members values and attention are means over them, and
+        `detail["spread"]` is the values' standard deviation. `members` takes some of them, by number.
+        Raises EncoderMismatch for features of another encoder or tile, UsageError for a bag without tiles.
         """
         self._refuse_foreign(bag)
-        with torch.inference_mode():
-            outputs, attention = self.model(torch.from_numpy(bag.x))
-            values = self.card.task.values(outputs).numpy()
+        chosen = self._chosen(members)
+        found = [(m, *m.outputs(bag)) for m in chosen]
+        each = np.stack([m.values(outputs) for m, outputs, _ in found])  # (members, values)
+        values = each.mean(axis=0)
         detail = {"task": self.card.task.kind, "slide_id": bag.slide_id, **self.card.task.detail(values)}
-        return SlideScore(values, attention.numpy(), self.digest, detail)
+        if len(chosen) > 1:
+            detail |= {"members": len(chosen), "spread": each.std(axis=0).tolist()}
+        attention = torch.stack([a for _, _, a in found]).mean(dim=0).numpy()
+        return SlideScore(values, attention, self.digest, detail)
+
+    def evidence(self, bag: BagLike, members: Sequence[int] | None = None) -> NDArray[np.float32] | None:
+        """(N, n_out) what each tile says for itself, mean over the members; None for heads that cannot tell."""
+        self._refuse_foreign(bag)
+        x = tensors([bag.load()])
+        with torch.inference_mode():
+            each = [m.model.evidence(x.to(m.model.mean.device)) for m in self._chosen(members)]
+        told = [e.float().cpu() for e in each if e is not None]
+        return torch.stack(told).mean(dim=0).numpy() if told else None
+
+    def survival(self, bag: BagLike, times: Any, members: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """(T,) chance to live beyond each time, mean over the members.
+
+        Raises UsageError for tasks without time.
+        """
+        self._refuse_foreign(bag)
+        at = np.asarray(times, dtype=np.float64)
+        curves = [m.survival(m.outputs(bag)[0], at) for m in self._chosen(members)]
+        return np.mean(curves, axis=0)
 
     def save(self, folder: str | Path) -> Path:
         """Write head.safetensors, then head.json, each under another name first. Gives the folder.
@@ -46,7 +83,7 @@ class TrainedHead:
         Raises NoSpace or StorageError where that cannot be done.
         """
         folder = Path(folder)
-        card, weights = pack(self.card, self.model)
+        card, weights = self._packed()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, content in ((WEIGHTS, weights), (CARD, card)):
@@ -59,7 +96,13 @@ class TrainedHead:
             raise kind(why, hint="Make room or choose another folder.", path=str(folder)) from error
         return folder
 
-    def _refuse_foreign(self, bag: Bag) -> None:
+    def _chosen(self, members: Sequence[int] | None) -> list[Member]:
+        return list(self.members) if members is None else [self.members[i] for i in members]
+
+    def _packed(self) -> tuple[bytes, bytes]:
+        return pack(self.card, [m.model for m in self.members])
+
+    def _refuse_foreign(self, bag: BagLike) -> None:
         ours, theirs = self.card.encoder_digest, bag.encoder_digest
         if theirs != ours:
             raise EncoderMismatch(
@@ -68,11 +111,14 @@ class TrainedHead:
                 bag_encoder=theirs,
                 head_encoder=ours,
             )
-        in_dim = self.card.architecture.in_dim
-        if bag.x.shape[1] != in_dim:
+        if bag.tile and self.card.tile and bag.tile != self.card.tile:
             raise EncoderMismatch(
-                f"Slide {bag.slide_id!r} has {bag.x.shape[1]} features a tile; this head takes {in_dim}."
+                f"The tiles of slide {bag.slide_id!r} are {bag.tile}; this head was trained on {self.card.tile}.",
+                hint="Extract the slide with the head's tile size and mpp, or train a head on these tiles.",
             )
+        in_dim = self.members[0].card.architecture.in_dim
+        if bag.dim != in_dim:
+            raise EncoderMismatch(f"Slide {bag.slide_id!r} has {bag.dim} features a tile; this head takes {in_dim}.")
         if not len(bag):
             raise UsageError(f"Slide {bag.slide_id!r} has no tiles to score.", hint="Look at its tissue mask.")
 

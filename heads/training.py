@@ -1,95 +1,101 @@
-"""Training a head on bags in memory: a sequence of slides in, a head that scores more of them out."""
+"""Training a head: bags and targets in, a head that scores more of them out."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from features.header import toolkit_version
-from heads.bag import Bag
+from heads.bag import BagLike
 from heads.checkpoint import HeadCard
 from heads.config import TrainConfig
-from heads.model import ABMIL, Architecture, HeadModel
+from heads.feed import Feed
+from heads.fitting import Lesson, fit_member
+from heads.member import Member
 from heads.problems import refuse, some
-from heads.targets import n_targets
-from heads.tasks import Task, task_class
+from heads.splits import validation_rows
+from heads.targets import n_targets, strata_of
+from heads.tasks import task_class
 from heads.trained import TrainedHead
-from wsi.errors import UsageError
+
+LEAST_PATIENTS = 20  # with fewer, none is kept back: a temperature of three patients is worth less than three patients
 
 
 def train_head(
-    bags: Sequence[Bag],
+    bags: Sequence[BagLike],
     targets: Any,
     *,
     task: str = "classification",
     config: TrainConfig | None = None,
+    groups: Sequence[str] | None = None,
     **settings: Any,
 ) -> TrainedHead:
-    """Fit attention MIL to bags and their targets; the weights of the last epoch are the head's.
+    """Fit a head to bags and their targets; the weights of the last epoch are the head's.
 
     task             targets, one per bag                                     values of a score
     classification   labels, words or whole numbers                           probability of each class, sorted
-    survival         (time, event) pairs; event 1 seen, 0 censored; time > 0  (1,) risk, higher = worse
     biomarker        {name: [1, 0 or None, ...]} or (n, k) with NaN           probability of each being positive
+    regression       numbers                                                  (1,) in the unit of the targets
+    survival         (time, event) pairs; event 1 seen, 0 censored; time > 0  (1,) log hazard ratio, higher = worse
+    hazard           the same, by discrete time                               (1,) risk, higher = worse
 
-    Settings are those of `config`, or single ones by name (`epochs=50`). Features are standardised by all tiles of
-    the training bags, and the scale is saved with the head. The same bags, settings and machine give the same bytes;
-    torch's global random state, thread count and gradient mode are left as they are.
+    Settings are those of `config`, or single ones by name (`head="clam_sb", epochs=50`). `groups` names each bag's
+    patient: patients are kept whole when a share of them is kept back (`TrainConfig.validation`) to fit temperature
+    and thresholds. Features are standardised by all tiles of the training bags, and the scale is saved with the head.
+    The same bags, settings and machine give the same bytes; torch's global random state, thread count and gradient
+    mode are left as they are.
 
     Raises UsageError naming all that is wrong with the bags and targets at once.
     """
     config = dataclasses.replace(config or TrainConfig(), **settings)
-    kind = task_class(task)
-    problems = [*_bag_problems(bags), *kind.problems(targets)]
+    check_lesson(bags, targets, task)
+    feed = Feed(bags)
+    patients = [bag.slide_id for bag in bags] if groups is None else list(groups)
+    training, validation = divide(np.arange(len(bags)), patients, strata_of(targets, task), config)
+    member = fit_member(Lesson(feed, targets, task, training, validation), config)
+    return assemble(bags, [member], config)
+
+
+def check_lesson(bags: Sequence[BagLike], targets: Any, task: str) -> None:
+    """Raises UsageError naming all that is wrong with the bags and targets at once."""
+    problems = [*_bag_problems(bags), *task_class(task).problems(targets)]
     if n_targets(targets) != len(bags):
         problems.append(f"there are {len(bags)} bags and {n_targets(targets)} targets")
     refuse(problems, "No head can be trained on this")
-    asked, rows = kind.read(targets)
-    architecture = Architecture(ABMIL, bags[0].x.shape[1], asked.n_out, config.hidden, config.gated, config.dropout)
-    model, losses = _fit(architecture, asked, bags, rows, config)
-    card = HeadCard(architecture, asked, bags[0].encoder_digest, config, len(bags), tuple(losses), _versions())
-    return TrainedHead(card, model)
 
 
-def _fit(
-    architecture: Architecture, task: Task, bags: Sequence[Bag], rows: Tensor, config: TrainConfig
-) -> tuple[HeadModel, list[float]]:
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach for the GPUs' states too
-        model = architecture.build()
-        model.standardise_by([bag.x for bag in bags])
-        return model, _descend(model.train(), task, [torch.from_numpy(bag.x) for bag in bags], rows, config)
+def divide(
+    rows: np.ndarray, patients: Sequence[str], strata: Sequence[Any], config: TrainConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows kept back, patients whole, strata in proportion; none kept back of few patients."""
+    own = [patients[i] for i in rows]
+    if not config.validation or len(set(own)) < LEAST_PATIENTS:
+        return rows, rows[:0]
+    kept = validation_rows(own, [strata[i] for i in rows], config.validation, config.seed)
+    return rows[~kept], rows[kept]
 
 
-def _descend(model: HeadModel, task: Task, xs: list[Tensor], rows: Tensor, config: TrainConfig) -> list[float]:
-    """AdamW under a half cosine. Gives the mean loss of each epoch."""
-    batches = -(-len(xs) // (config.batch_bags or task.batch_bags))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=config.epochs * batches)
-    losses = []
-    for epoch in range(config.epochs):
-        total = 0.0
-        for batch in torch.randperm(len(xs)).tensor_split(batches):
-            outputs = torch.stack([model(xs[i])[0] for i in batch])
-            loss = task.loss(outputs, rows[batch])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += loss.item() * len(batch)
-        if not math.isfinite(total):
-            raise UsageError(f"Training went out of bounds in epoch {epoch + 1}.", hint=f"Set lr below {config.lr:g}.")
-        losses.append(total / len(xs))
-    return losses
+def assemble(
+    bags: Sequence[BagLike], members: Sequence[Member], config: TrainConfig, about: dict[str, Any] | None = None
+) -> TrainedHead:
+    """A head of the members trained on `bags`."""
+    used = members[0].card.architecture.name
+    card = HeadCard(
+        members=tuple(m.card for m in members),
+        encoder_digest=bags[0].encoder_digest,
+        tile=bags[0].tile,
+        config=dataclasses.replace(config, head=used),
+        versions={"toolkit": toolkit_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        about=about or {},
+    )
+    return TrainedHead(card, tuple(members))
 
 
-def _bag_problems(bags: Sequence[Bag]) -> list[str]:
+def _bag_problems(bags: Sequence[BagLike]) -> list[str]:
     if not len(bags):
         return ["there are no bags"]
     problems = []
@@ -97,10 +103,8 @@ def _bag_problems(bags: Sequence[Bag]) -> list[str]:
         problems.append(f"{len(empty)} bags have no tiles ({some(empty)})")
     if len(encoders := sorted({bag.encoder_digest[:12] for bag in bags})) > 1:
         problems.append(f"features of {len(encoders)} encoders are mixed ({some(encoders)})")
-    elif len(dims := sorted({bag.x.shape[1] for bag in bags})) > 1:
+    elif len(dims := sorted({bag.dim for bag in bags})) > 1:
         problems.append(f"bags differ in features a tile ({some(dims)})")
+    if len(tiles := sorted({bag.tile for bag in bags})) > 1:
+        problems.append(f"tiles of {len(tiles)} kinds are mixed ({some(tiles)})")
     return problems
-
-
-def _versions() -> dict[str, str]:
-    return {"toolkit": toolkit_version(), "torch": str(torch.__version__), "numpy": np.__version__}

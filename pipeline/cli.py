@@ -162,6 +162,95 @@ def heatmap(
     raise typer.Exit(results.heatmap(out, of, head, slide))
 
 
+Features = Annotated[
+    Path | None,
+    typer.Option(
+        "--features", help="Features of CLAM, TRIDENT or STAMP (a folder of h5), or a packed h5.", show_default=False
+    ),
+]
+Labels = Annotated[
+    Path | None, typer.Option(help="CSV with one row a slide or patient. [default: the run's own]", show_default=False)
+]
+Maybe = Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Output folder of a run.", show_default=False)]
+
+
+@app.command()
+def train(
+    run: Maybe = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the head.", show_default=False)] = ...,  # type: ignore[assignment]
+    labels: Labels = None,
+    target: Annotated[
+        str | None, typer.Option(help="Column to learn; several, with commas, for biomarkers.", show_default=False)
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="classification, biomarker, regression, survival (Cox) or hazard (discrete time).")
+    ] = "classification",
+    time: Annotated[str | None, typer.Option(help="Column of survival times.", show_default=False)] = None,
+    event: Annotated[str | None, typer.Option(help="Column of events.", show_default=False)] = None,
+    head: Annotated[str, typer.Option(help="See `wsi models list`.")] = "abmil",
+    folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation.")] = 5,
+    group: Annotated[
+        str | None, typer.Option(help="Column of patients, kept whole. [default: patient]", show_default=False)
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="Column of sites, kept whole if given.", show_default=False)] = None,
+    fold_column: Annotated[
+        str | None, typer.Option(help="Column with a split of your own.", show_default=False)
+    ] = None,
+    features: Features = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Training setting, e.g. epochs=50. Repeatable.", show_default=False),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws of patients.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of folds, weights and draws.")] = 0,
+) -> None:
+    """Train and test a slide-level head on cached features: cross-validated by patient, with intervals and plots."""
+    from pipeline.commands import heads
+
+    question = heads.question(task, target, time, event, group, site, fold_column)
+    raise typer.Exit(
+        heads.train(run, features, labels, out, question, heads.plan(question, head, folds, draws, seed, settings))
+    )
+
+
+@app.command()
+def predict(
+    run: Maybe = None,
+    head: Annotated[Path, typer.Option(help="Folder of a trained head.", show_default=False)] = ...,  # type: ignore[assignment]
+    features: Features = None,
+    heatmap: Annotated[bool, typer.Option("--heatmap", help="Draw attention and contribution maps too.")] = False,
+    scale: Annotated[str, typer.Option(help="Of the maps: raw, rank (within a slide) or cohort.")] = "raw",
+    abstain: Annotated[
+        float | None, typer.Option(min=0, max=1, help="No label below this probability.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="CSV to write. [default: OUT/predictions.csv]", show_default=False),
+    ] = None,
+) -> None:
+    """A trained head's scores for every slide: mean of its folds, with their spread."""
+    from pipeline.commands import heads
+
+    raise typer.Exit(heads.predict(run, features, head, heads.Wishes(out, abstain, heatmap, scale)))
+
+
+@app.command()
+def evaluate(
+    head: Annotated[Path, typer.Argument(metavar="HEAD", help="Folder of a trained head.", show_default=False)],
+    labels: Labels = None,
+    on: Annotated[
+        Path | None,
+        typer.Option("--on", help="Output folder of another run. [default: that of training]", show_default=False),
+    ] = None,
+    features: Features = None,
+    draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws of patients.")] = 1000,
+) -> None:
+    """How good a head is on a labelled cohort; patients it was trained on are told by the fold that left them out."""
+    from pipeline.commands import heads
+
+    raise typer.Exit(heads.evaluate(head, labels, on, features, draws))
+
+
 @app.command()
 def report(out: OutArgument) -> None:
     """Write OUT/report.html anew from what is there."""

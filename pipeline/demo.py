@@ -19,13 +19,13 @@ from pipeline import ledger
 from pipeline.config import RunConfig, load_config
 from pipeline.console import RunConsole, duration, summary, table
 from pipeline.executor import Executor
+from pipeline.headmaps import head_maps
 from pipeline.inforce import InForce
 from pipeline.manifest import entries_from
 from pipeline.output import OutputFolder
 from pipeline.pictures import read_image, read_values, write_heatmap
 from pipeline.record import SlideRecord
 from pipeline.reporting import make_report
-from pipeline.rescore import attention_map
 from pipeline.run import Run
 from pipeline.synthetic import REGIONS, CohortSpec, write_cohort
 from pipeline.zeroshot import default_prompts
@@ -141,4 +141,5 @@ def draw_attention(folder: OutputFolder, config: RunConfig, ids: list[str]) -> N
     )
     head.save(folder.path / "heads" / "diagnosis")
     for slide, record, grid in slides:
-        write_heatmap(slide, record, grid.grid, attention_map(grid, head, "diagnosis"))
+        for scores in head_maps(grid, record, head, "diagnosis"):
+            write_heatmap(slide, record, grid.grid, scores)

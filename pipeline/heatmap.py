@@ -15,21 +15,22 @@ from numpy.typing import NDArray
 from pipeline.overlay import Placement
 from tiling.grid import TileGrid
 
-# Maps that run evenly in lightness and stay apart for every kind of colour vision.
-PALETTES = ("viridis", "magma", "cividis")
+# Maps that run evenly in lightness and stay apart for every kind of colour vision. Diverging ones have 0 in the middle.
+SEQUENTIAL = ("viridis", "magma", "cividis")
+DIVERGING = ("RdBu_r", "PuOr_r")
 
 
 @dataclass(frozen=True, slots=True)
 class HeatStyle:
     """How scores become colours."""
 
-    palette: str = "viridis"  # one of PALETTES
+    palette: str = "viridis"  # one of SEQUENTIAL, or of DIVERGING for signed scores
     limits: tuple[float, float] | None = (0.0, 1.0)  # the same on every slide; None: this slide's min and max
     alpha: float = 0.65  # opacity of the colour, 0..1; the rest is the tissue beneath, in grey
 
     def __post_init__(self) -> None:
-        if self.palette not in PALETTES:
-            raise ValueError(f"palette is one of {', '.join(PALETTES)}, not {self.palette!r}")
+        if self.palette not in SEQUENTIAL + DIVERGING:
+            raise ValueError(f"palette is one of {', '.join(SEQUENTIAL + DIVERGING)}, not {self.palette!r}")
         if self.limits is not None and not self.limits[0] < self.limits[1]:
             raise ValueError(f"limits are (low, high) with low < high, not {self.limits}")
         if not 0 <= self.alpha <= 1:
@@ -37,6 +38,7 @@ class HeatStyle:
 
 
 PROBABILITY = HeatStyle()
+SIGNED = HeatStyle(palette="RdBu_r", limits=None)
 RELATIVE = HeatStyle(limits=None)
 
 
@@ -176,11 +178,14 @@ def _value_range(finite: NDArray[np.floating], style: HeatStyle) -> tuple[float,
         return low, high, "fixed 0-1" if (low, high) == (0, 1) else f"fixed {low:g} to {high:g}"
     if finite.size == 0:
         return 0.0, 1.0, "no tile has a value"
-    low, high = float(finite.min()), float(finite.max())
+    low, high, words = float(finite.min()), float(finite.max()), "this slide's min-max"
+    size = max(abs(low), abs(high))
+    if style.palette in DIVERGING and size:
+        low, high, words = -size, size, "this slide's min-max, symmetric about 0"
     if low == high:
         pad = abs(low) * 0.01 or 0.01
         return low - pad, high + pad, f"every tile has {low:.4g}"
-    return low, high, "this slide's min-max"
+    return low, high, words
 
 
 # Lengths of the sheet in pixels; at 72 dpi a point of type is a pixel too.

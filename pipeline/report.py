@@ -174,6 +174,23 @@ _SIZES = (_Sizes(8, 1000, 1000, 160, 82), _Sizes(25, 600, 480, 88, 70), _Sizes(m
 _ICON = 56
 
 
+def page_environment() -> Environment:
+    """The templates of all pages, with what each page carries: style, script, and the script's hash."""
+    templates = Path(__file__).parent / "templates"
+    env = Environment(
+        loader=FileSystemLoader(templates), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    script = (templates / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    env.globals |= {
+        "css": Markup((templates / "report.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+    }
+    return env
+
+
 class _Book:
     """The pages of one report."""
 
@@ -181,19 +198,10 @@ class _Book:
         self.path, self.report, self.apart = path, report, apart
         on_a_page = 1 if apart else len(report.slides)
         self.sizes = next(sizes for sizes in _SIZES if on_a_page <= sizes.slides)
-        templates = Path(__file__).parent / "templates"
-        self.env = Environment(
-            loader=FileSystemLoader(templates), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
+        self.env = page_environment()
         self.env.filters |= {"picture": self._picture, "duration": duration, "number": number, "hex": _hex}
-        script = (templates / "report.js").read_text(encoding="utf-8")
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         self.env.globals |= {
             "run": report,
-            "css": Markup((templates / "report.css").read_text(encoding="utf-8")),
-            "script": Markup(script),
-            "script_hash": f"sha256-{digest}",
             "sizes": self.sizes,
             "icon": _ICON,
             "failed_states": FAILED,

@@ -9,18 +9,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from features import FeatureGrid
-from heads import Bag, PromptSet, load_head
-from heads.trained import TrainedHead
+from heads import PromptSet
 from pipeline import ledger
 from pipeline.config import RunConfig
-from pipeline.heatmap import RELATIVE
 from pipeline.output import OutputFolder, SlideFolder
-from pipeline.pictures import HEAD, TileScores, write_heatmap
+from pipeline.pictures import write_heatmap
 from pipeline.record import SlideRecord
 from pipeline.stages import encoder_for
-from pipeline.zeroshot import Scorer, TileMap, class_map, default_prompts, file_name, map_values, score_slide
-from tiling.grid import READ_FAILED
+from pipeline.zeroshot import Scorer, TileMap, class_map, default_prompts, map_values, score_slide
 from wsi.errors import SetupError, SlideUnreadable, ToolkitError, UsageError
 
 T = TypeVar("T")
@@ -36,9 +32,9 @@ def rescore(out: OutputFolder, config: RunConfig, prompts: PromptSet) -> tuple[i
 
     def score(folder: SlideFolder, record: SlideRecord) -> None:
         if not score_slide(folder, record, scorer, config.pictures):
-            raise _nothing_read(folder)
+            raise nothing_read(folder)
 
-    done = sum(1 for _ in _each(out, out.slides(), score, skipped))
+    done = sum(1 for _ in each_slide(out, out.slides(), score, skipped))
     if not done and not skipped:
         raise UsageError(f"{out.path}: there are no features to score.", hint="Run `wsi run` first.")
     return done, skipped
@@ -60,35 +56,18 @@ def draw_class(
     def draw(folder: SlideFolder, record: SlideRecord) -> list[Path]:
         grid, bag = scorer.bag_of(folder, record)
         if not len(bag):
-            raise _nothing_read(folder)
+            raise nothing_read(folder)
         tiles = TileMap.of(grid, bag, scorer)
         return [
             write_heatmap(folder, record, grid.grid, scorer.tile_scores(tiles, name, title, values))
             for name, title, values in _chosen(tiles, scorer.prompts, of)
         ]
 
-    for paths in _each(out, folders, draw, skipped):
+    for paths in each_slide(out, folders, draw, skipped):
         yield from paths
 
 
-def draw_attention(out: OutputFolder, folders: list[SlideFolder], head: Path, skipped: list[str]) -> Iterator[Path]:
-    """Heatmaps of a trained head's attention, raw values times the number of tiles; yields the files.
-
-    A sentence for each slide that could not be drawn is added to `skipped`. Raises UsageError or ArtefactError where
-    the folder holds no sound head, SetupError where the machine refuses.
-    """
-    trained = load_head(head)
-
-    def draw(folder: SlideFolder, record: SlideRecord) -> Path:
-        grid = FeatureGrid.open(folder.features / record.current)
-        if (grid.read_status == READ_FAILED).all():
-            raise _nothing_read(folder)
-        return write_heatmap(folder, record, grid.grid, attention_map(grid, trained, head.resolve().name))
-
-    yield from _each(out, folders, draw, skipped)
-
-
-def _each(
+def each_slide(
     out: OutputFolder, folders: Iterable[SlideFolder], work: Callable[[SlideFolder, SlideRecord], T], skipped: list[str]
 ) -> Iterator[T]:
     """What `work` gives for every slide with tiles that last ended well; for the others a sentence in `skipped`.
@@ -114,20 +93,10 @@ def _each(
             yield result
 
 
-def _nothing_read(folder: SlideFolder) -> SlideUnreadable:
+def nothing_read(folder: SlideFolder) -> SlideUnreadable:
     return SlideUnreadable(
         f"{folder.path}: none of this slide's tiles could be read.", hint="Fetch the slide again and run it."
     )
-
-
-def attention_map(grid: FeatureGrid, head: TrainedHead, name: str) -> TileScores:
-    """Attention of every tile as a multiple of the even share 1/N, so that slides of any size compare."""
-    attention = head.score(Bag.from_grid(grid)).per_tile
-    assert attention is not None, "attention heads tell their attention"
-    values = np.full(len(grid), np.nan, np.float32)
-    values[grid.read_status != READ_FAILED] = attention * len(attention)
-    title = f"attention of {name}, x N (1 = even share)"
-    return TileScores(f"attention-{file_name(name)}", title, values, RELATIVE, f"{HEAD}{name}", head.digest)
 
 
 def _scorer(config: RunConfig) -> Scorer:

@@ -29,7 +29,7 @@ HOMES = {
     "transformers": (),
     "dask": ("pipeline/executor.py",),
     "distributed": ("pipeline/executor.py",),
-    "matplotlib": ("pipeline/heatmap.py",),
+    "matplotlib": ("pipeline/heatmap.py", "pipeline/plots.py"),
     "rich": ("pipeline/console.py", "pipeline/commands/", "pipeline/demo.py"),
     "typer": ("pipeline/cli.py",),
     "pydantic": ("pipeline/config.py",),

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from features import plugins as plugin_module
 from features.encoders import available_encoders, load_encoder, registry
 from features.encoders.compute import BLOCK
 from features.spec import ROW_BLOCK, Encoder
@@ -142,7 +143,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "good.py").write_text('"""Counts things.\n\nMore."""\nseen = []\ndef load(r):\n    return r\n')
     (tmp_path / "broken.py").write_text('"""Breaks."""\nimport no_such_package_at_all\n')
     monkeypatch.syspath_prepend(tmp_path)
-    own = list(registry.entry_points(group=registry.GROUP))
+    own = list(plugin_module.entry_points(group=registry.GROUP))
     extra = [
         entry("good", "good:load", "lab-a"),
         entry("broken", "broken:load", "lab-b"),
@@ -150,7 +151,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
         entry("empty", "good:nothing", "lab-b"),
         entry("plip", "good:load", "lab-c"),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: [*own, *extra])
+    monkeypatch.setattr(plugin_module, "entry_points", lambda group: [*own, *extra])
     yield tmp_path
     for name in ("good", "broken"):
         sys.modules.pop(name, None)

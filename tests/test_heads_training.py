@@ -67,7 +67,7 @@ def test_three_whole_number_classes_and_the_plain_form():
     rng = np.random.default_rng(2)
     labels = np.arange(18) % 3 * 10
     bags = [make_bag(rng, label / 40)[0] for label in labels]
-    head = train_head(bags, labels, gated=False, epochs=40)
+    head = train_head(bags, labels, head="abmil_plain", epochs=40)
     assert head.card.task.classes == (0, 10, 20)
     assert np.mean([head.score(b).detail["label"] == label for b, label in zip(bags, labels, strict=True)]) > 0.8
 
@@ -172,7 +172,11 @@ def bag_like(**changes):
         ([bag_like()] * 2, {"MSI": ["yes", 0]}, "biomarker", ["MSI must be 1, 0 or missing"]),
         ([bag_like()] * 2, {}, "biomarker", ["there is no biomarker"]),
         ([bag_like()] * 2, [1, 0], "biomarker", ["named columns or an array (slides, markers)"]),
-        ([bag_like()] * 2, [1, 0], "regression", ["no task 'regression'", "classification, survival, biomarker"]),
+        ([bag_like()] * 2, [1, 0], "ranking", ["no task 'ranking'", "classification, survival, hazard, biomarker"]),
+        ([bag_like()] * 2, [1.5, 1.5], "regression", ["the same for every bag"]),
+        ([bag_like()] * 2, [1.5, None], "regression", ["must be a number (target 1)"]),
+        ([bag_like()] * 2, ["x", 2], "regression", ["the target must be a number"]),
+        ([bag_like(), bag_like(tile="b")], ["a", "b"], "classification", ["tiles of 2 kinds are mixed (, b)"]),
     ],
 )
 def test_all_that_is_wrong_is_told_before_training(bags, targets, task, said):
@@ -201,13 +205,15 @@ def test_a_foreign_bag_is_refused_by_name(cohort, head):
         head.score(bag_like(x=np.empty((0, DIM))))
 
 
-@pytest.mark.parametrize("task", ["classification", "survival", "biomarker"])
+@pytest.mark.parametrize("task", ["classification", "survival", "hazard", "biomarker", "regression"])
 def test_a_head_comes_back_from_disk_bit_for_bit(cohort, tmp_path, task):
     bags = cohort.bags[:4]
     targets = {
         "classification": "abab",
         "survival": [(1, 1), (2, 0), (3, 1), (4, 0)],
+        "hazard": [(1, 1), (2, 0), (3, 1), (4, 0)],
         "biomarker": {"MSI": [1, 0, None, 1]},
+        "regression": [1.5, 2, -3, 0],
     }
     head = train_head(bags, targets[task], task=task, epochs=2)
     back = load_head(head.save(tmp_path / "new" / "head"))
@@ -227,16 +233,17 @@ def test_the_digest_is_of_the_files_contents(head, tmp_path):
 
 def test_head_json_says_what_the_head_is(head, tmp_path):
     card = json.loads((head.save(tmp_path) / "head.json").read_text())
-    assert (card["format"], card["version"], card["encoder_digest"]) == ("mil-head", 1, ENCODER)
-    assert card["architecture"] | {"dropout": 0} == {
+    assert (card["format"], card["version"], card["encoder_digest"]) == ("mil-head", 2, ENCODER)
+    (member,) = card["members"]
+    assert member["architecture"] == {
         "name": "abmil",
         "in_dim": 32,
         "n_out": 2,
-        "hidden": 128,
-        "gated": True,
-        "dropout": 0,
+        "hidden": 512,
+        "attention": 128,
+        "dropout": 0.25,
     }
-    assert card["task"] == {"kind": "classification", "classes": ["normal", "tumour"]}
+    assert member["task"] == {"kind": "classification", "classes": ["normal", "tumour"]}
     assert card["config"]["seed"] == 1 and card["versions"].keys() == {"toolkit", "torch", "numpy"}
 
 
@@ -252,14 +259,18 @@ def rewrite(folder, change):
 
 def test_weights_of_other_shapes_are_all_named(head, tmp_path):
     def change(tensors):
-        del tensors["std"]
-        tensors["mean"] = torch.zeros(3)
+        del tensors["0.std"]
+        tensors["0.mean"] = torch.zeros(3)
         tensors["more"] = torch.zeros(1)
 
     rewrite(head.save(tmp_path), change)
     with pytest.raises(ArtefactError) as caught:
         load_head(tmp_path)
-    for said in ("mean is (3,), wanted is (32,)", "std is missing, wanted is (32,)", "more is (1,), wanted is nothing"):
+    for said in (
+        "0.mean is (3,), wanted is (32,)",
+        "0.std is missing, wanted is (32,)",
+        "more is (1,), wanted is nothing",
+    ):
         assert said in str(caught.value)
 
 
@@ -275,9 +286,10 @@ def test_every_flipped_byte_of_the_weights_is_found(head, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2}, "format version 2; version 1 is known"),
+        ({"version": 1}, "format version 1; version 2 is known"),
         ({"format": "other"}, "does not describe a head"),
-        ({"task": {"kind": "regression"}}, "no task 'regression'"),
+        ({"members": []}, "no members"),
+        ({"task": {"kind": "ranking"}}, "no task 'ranking'"),
         ({"task": {"kind": "classification", "classes": ["a", "b", "c"]}}, "2 outputs for a task of 3"),
         ({"task": 3}, "damaged"),
         ({"architecture": {"name": "abmil"}}, "damaged"),
@@ -287,7 +299,10 @@ def test_every_flipped_byte_of_the_weights_is_found(head, tmp_path):
 )
 def test_a_changed_head_json_is_refused_with_a_sentence(head, tmp_path, change, said):
     path = head.save(tmp_path) / "head.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    card = json.loads(path.read_text())
+    of_member = {name: value for name, value in change.items() if name in card["members"][0]}
+    card["members"][0] |= of_member
+    path.write_text(json.dumps(card | {name: value for name, value in change.items() if name not in of_member}))
     with pytest.raises(ArtefactError, match=said):
         load_head(tmp_path)
 
@@ -295,8 +310,10 @@ def test_a_changed_head_json_is_refused_with_a_sentence(head, tmp_path, change, 
 def test_an_unknown_or_absurd_architecture_is_refused(head, tmp_path):
     path = head.save(tmp_path) / "head.json"
     card = json.loads(path.read_text())
-    for field, value, said in (("name", "other", "no architecture 'other'"), ("in_dim", -1, "in_dim is -1")):
-        path.write_text(json.dumps(card | {"architecture": card["architecture"] | {field: value}}))
+    for field, value, said in (("name", "other", "no head called 'other'"), ("in_dim", -1, "in_dim is -1")):
+        (member,) = card["members"]
+        changed = member | {"architecture": member["architecture"] | {field: value}}
+        path.write_text(json.dumps(card | {"members": [changed]}))
         with pytest.raises(ArtefactError, match=said):
             load_head(tmp_path)
 

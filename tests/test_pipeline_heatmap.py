@@ -16,9 +16,11 @@ from shapely import MultiPolygon, Polygon, box
 from skimage.color import rgb2lab
 
 from pipeline.heatmap import (
-    PALETTES,
+    DIVERGING,
     PROBABILITY,
     RELATIVE,
+    SEQUENTIAL,
+    SIGNED,
     HeatLabels,
     HeatStyle,
     colour_scale,
@@ -121,7 +123,7 @@ def test_tiles_reaching_over_the_edge_end_at_it() -> None:
 def test_cells_without_a_value_stay_as_they_are() -> None:
     thumbnail = np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)
     values = np.full((2, 4), np.nan, np.float32)
-    for style in (PROBABILITY, RELATIVE):
+    for style in (PROBABILITY, RELATIVE, SIGNED):
         np.testing.assert_array_equal(overlay(values, thumbnail, place(), style), thumbnail)
     values[0, 1] = 1
     same = (overlay(values, thumbnail, place()) == thumbnail).all(axis=2)
@@ -154,9 +156,9 @@ def test_tissue_beneath_is_grey_so_that_hue_comes_from_the_score_alone() -> None
         ([-0.5, 0.4, 2], PROBABILITY, 0, 1, "fixed 0-1, 2 tiles beyond it"),
         ([0.2, 3], HeatStyle(limits=(-1, 2)), -1, 2, "fixed -1 to 2, 1 tile beyond it"),
         ([0.2, 0.4, np.nan], RELATIVE, 0.2, 0.4, "this slide's min-max"),
-        ([-0.2, 0.4], RELATIVE, -0.2, 0.4, "this slide's min-max"),
+        ([-0.2, 0.4], SIGNED, -0.4, 0.4, "this slide's min-max, symmetric about 0"),
         ([0.5, 0.5], RELATIVE, 0.495, 0.505, "every tile has 0.5"),
-        ([0.0, 0.0], RELATIVE, -0.01, 0.01, "every tile has 0"),
+        ([0.0, 0.0], SIGNED, -0.01, 0.01, "every tile has 0"),
         ([np.nan], RELATIVE, 0, 1, "no tile has a value"),
     ],
 )
@@ -182,8 +184,12 @@ def test_maps_are_ordered_by_lightness() -> None:
         colours = np.array(colour_scale(np.zeros(1), HeatStyle(palette)).colours, np.uint8)
         return rgb2lab(colours[None])[0, ::8, 0]
 
-    for palette in PALETTES:
+    for palette in SEQUENTIAL:
         assert (np.diff(lightness(palette)) > 0).all(), palette
+    for palette in DIVERGING:
+        profile = lightness(palette)
+        assert 14 <= profile.argmax() <= 17, palette
+        assert (np.diff(profile[:15]) > 0).all() and (np.diff(profile[18:]) < 0).all(), palette
 
 
 @pytest.mark.parametrize(

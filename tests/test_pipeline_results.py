@@ -311,9 +311,10 @@ def test_maps_of_a_head_that_was_trained_anew_are_left_out(out: Path) -> None:
     train_head(bags, ["x", "y"], epochs=2).save(out / "heads" / "mine")
     assert maps(out) == {"p(tumour)"}
     assert results.heatmap(out, "", out / "heads" / "mine", ["a"]) == 0
-    assert maps(out) == {"p(tumour)", *attention}
+    drawn = maps(out)
+    assert {"p(tumour)", *attention} < drawn and all(" of mine" in m for m in drawn - {"p(tumour)"})
     shutil.rmtree(out / "heads")  # or it lies elsewhere: nothing says that the maps are old
-    assert maps(out) == {"p(tumour)", *attention}
+    assert maps(out) >= drawn
 
 
 def test_the_layer_for_qupath_is_linked_where_it_is_of_the_words_in_force(original: Path, out: Path) -> None:

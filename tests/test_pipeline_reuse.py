@@ -239,14 +239,14 @@ def test_a_full_disk_ends_the_run_and_the_next_one_completes_it(here: Path, monk
 
 def test_an_attention_map_of_other_tiles_is_left_out_of_the_report(here: Path) -> None:
     from heads import Bag, train_head
+    from pipeline.headmaps import head_maps
     from pipeline.pictures import drawn_maps, write_heatmap
-    from pipeline.rescore import attention_map
 
     run(here)
     folder = OutputFolder(here / "out").slide("s")
     bags = [Bag.from_grid(grid(here))] * 2
     head = train_head(bags, ["a", "b"], epochs=1)
-    write_heatmap(folder, record(here), grid(here).grid, attention_map(grid(here), head, "mine"))
+    write_heatmap(folder, record(here), grid(here).grid, head_maps(grid(here), record(here), head, "mine")[0])
     assert [m.source for m in drawn_maps(folder, record(here))] == ["head mine", "prompts demo"]
     run(here, "tile.min_tissue=0.95")
     assert [m.source for m in drawn_maps(folder, record(here))] == ["prompts demo"]

@@ -41,7 +41,8 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
 
 def heatmap(out: Path, of: str, head: Path | None, slides: list[str] | None) -> int:
     """`wsi heatmap`: the maps of a class or of a head's attention. 3 / 4 if some / all slides could not be drawn."""
-    from pipeline.rescore import draw_attention, draw_class
+    from pipeline.headmaps import draw_head_maps
+    from pipeline.rescore import draw_class
 
     console, folder = open_console(), OutputFolder(out).existing()
     config = load_config(folder.config)
@@ -49,7 +50,7 @@ def heatmap(out: Path, of: str, head: Path | None, slides: list[str] | None) -> 
         raise UsageError("--of and --head exclude each other.", hint="Give one of them.")
     wanted = _wanted_slides(folder, slides)
     skipped: list[str] = []
-    made = draw_attention(folder, wanted, head, skipped) if head else draw_class(folder, wanted, config, of, skipped)
+    made = draw_head_maps(folder, wanted, head, skipped) if head else draw_class(folder, wanted, config, of, skipped)
     count = 0
     for path in made:
         console.print(str(path))

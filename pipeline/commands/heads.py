@@ -1,0 +1,154 @@
+"""`wsi train`, `wsi predict`, `wsi evaluate`: slide-level heads on cached features."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from heads.config import TrainConfig
+from pipeline.console import duration, open_console, table
+from pipeline.labels import Question
+from pipeline.output import OutputFolder, write_csv, write_text
+from wsi.errors import UsageError
+
+RESEARCH = "research use only, not a diagnosis"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What `wsi predict` is asked for beside the head."""
+
+    out: Path | None
+    abstain: float | None
+    heatmap: bool
+    scale: str
+
+
+def question(  # noqa: PLR0917 (one argument for each option)
+    task: str,
+    target: str | None,
+    time_column: str | None,
+    event: str | None,
+    group: str | None,
+    site: str | None,
+    fold: str | None,
+) -> Question:
+    """What the columns say; wrong ones are told with the table in hand."""
+    targets = tuple(t.strip() for t in (target or "").split(",") if t.strip())
+    return Question(task, targets, time=time_column, event=event, patient=group, site=site, fold=fold)
+
+
+def plan(asked: Question, head: str, folds: int, draws: int, seed: int, settings: Sequence[str] | None) -> Any:  # noqa: PLR0917
+    from pipeline.training import Plan, with_settings
+
+    return Plan(asked, with_settings(TrainConfig(head=head, seed=seed), settings or ()), folds, draws)
+
+
+def train(run: Path | None, features: Path | None, labels: Path | None, out: Path, asked: Question, wanted: Any) -> int:  # noqa: PLR0917
+    """`wsi train`. 0, or the exit code of what is wrong."""
+    from pipeline.headfolder import save
+    from pipeline.headreport import write_head_report
+    from pipeline.training import train as train_on
+
+    console, started = open_console(), time.monotonic()
+    source = _features(run, features)
+    trained = train_on(source, labels, wanted, console.print)
+    for note in trained.notes:
+        console.print(f"note: {note}")
+    about = {"labels": str(labels or ""), "features": str((features or run or Path()).absolute()), **asdict(asked)}
+    head = save(trained, out, about)
+    page = write_head_report(out, head, trained.cv.answers, trained.evaluation)
+    console.print(metrics_table(trained.evaluation, f"{wanted.config.head}, {len(trained.patients)} patients"))
+    if trained.caution:
+        console.print(f"The features are of limited worth ({trained.caution}): so is this head.")
+    console.print(f"head: {out}; report: {page}  ({duration(time.monotonic() - started)} in all; {RESEARCH})")
+    return 0
+
+
+def predict(run: Path | None, features: Path | None, head: Path, wishes: Wishes) -> int:
+    """`wsi predict`. 0, or 3 / 4 where some / all slides could not be scored."""
+    from heads import load_head
+    from pipeline import predicting
+    from pipeline.headmaps import draw_head_maps
+
+    console, trained = open_console(), load_head(head)
+    source = _features(run, features)
+    found, skipped = predicting.predict(source, trained, wishes.abstain)
+    rows = list(predicting.written(found, trained))
+    where = wishes.out or (run or Path()) / "predictions.csv"
+    if rows:
+        write_csv(where, list(rows[0]), rows)
+        _show(console, rows, f"{head}: {RESEARCH}")
+    if wishes.heatmap:
+        if run is None:
+            raise UsageError("Maps need the run's own slides.", hint="Give OUT, the output folder of a run.")
+        folder = OutputFolder(run).existing()
+        for path in draw_head_maps(folder, list(folder.slides()), head, skipped, wishes.scale):
+            console.print(str(path))
+    for sentence in skipped:
+        console.print(sentence, style="red")
+    console.print(f"{len(found)} slides scored: {where}")
+    return 0 if not skipped else 3 if found else 4
+
+
+def evaluate(head: Path, labels: Path | None, on: Path | None, features: Path | None, draws: int) -> int:
+    """`wsi evaluate`."""
+    import json
+
+    from heads import load_head
+    from heads.evaluation import evaluate as judged
+    from pipeline.predicting import answers_on
+
+    console, trained = open_console(), load_head(head)
+    asked = trained.card.about.get("asked", {})
+    names = ("task", "targets", "time", "event", "patient", "id")
+    known: dict[str, Any] = {n: asked[n] for n in names if n in asked}
+    if not known:
+        raise UsageError(f"{head}: does not tell what it was trained for.", hint="Train it with `wsi train`.")
+    trained_on = Path(asked["features"])
+    source = _features(on, features) if on or features else _features(*_either(trained_on))
+    answers, notes = answers_on(source, trained, labels, Question(**known | {"targets": tuple(known["targets"])}))
+    for note in notes:
+        console.print(f"note: {note}")
+    evaluation = judged(answers, draws=draws)
+    name = labels.stem if labels else "own-labels"
+    write_text(head / f"evaluation-{name}.json", json.dumps({**evaluation.as_json(), "notes": notes}, indent=1) + "\n")
+    console.print(metrics_table(evaluation, f"{head} on {len(answers.patients)} patients"))
+    console.print(f"{head / f'evaluation-{name}.json'}  ({RESEARCH})")
+    return 0
+
+
+def _either(path: Path) -> tuple[Path | None, Path | None]:
+    """As a run's folder, or as features of another tool."""
+    return (path, None) if (path / "run.toml").exists() else (None, path)
+
+
+def _features(run: Path | None, features: Path | None) -> Any:
+    from pipeline.training import features_elsewhere, features_of_run
+
+    if (run is None) == (features is None):
+        raise UsageError("Features come from one place.", hint="Give OUT of a `wsi run`, or --features, not both.")
+    return features_elsewhere(features) if features else features_of_run(OutputFolder(run or Path()).existing())
+
+
+def metrics_table(evaluation: Any, title: str) -> Any:
+    """Each metric with its interval, and the folds' range."""
+    rows = []
+    for name, i in evaluation.overall.items():
+        folds = [fold[name] for fold in evaluation.folds if name in fold]
+        each = " ".join(f"{v:.3f}" for v in folds) if len(folds) > 1 else ""
+        rows.append((name, f"{i.value:.3f}", f"{i.low:.3f} - {i.high:.3f}", each))
+    return table(title, ("metric", "value", "95 % of patients drawn", "folds"), rows, right=("value",))
+
+
+def _show(console: Console, rows: list[dict[str, Any]], title: str) -> None:
+    names = [n for n in rows[0] if not n.startswith("spread ")]
+    shown = [[f"{v:.3f}" if isinstance(v, float) else v for v in (row[n] for n in names)] for row in rows[:40]]
+    console.print(table(title, names, shown))
+    if len(rows) > len(shown):
+        console.print(f"... and {len(rows) - len(shown)} more in the table")

@@ -1,0 +1,108 @@
+"""What a head's folder holds beside its weights: metrics, folds, predictions and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heads.evaluation import Answers
+from heads.targets import as_columns, as_pairs
+from heads.tasks import Biomarker, Classification, DiscreteHazard, Regression, Survival
+from heads.trained import TrainedHead
+from pipeline.output import write_csv, write_text
+from pipeline.training import Trained
+from wsi.errors import UsageError
+
+FOLDS, METRICS, PREDICTIONS = "folds.csv", "metrics.json", "predictions.csv"
+
+
+def save(trained: Trained, folder: Path, asked: dict[str, Any]) -> TrainedHead:
+    """Writes head.safetensors, head.json, metrics.json, folds.csv and predictions.csv; gives the head as saved."""
+    metrics = trained.evaluation.as_json()
+    about = {
+        "asked": asked,
+        "patients": len(trained.patients),
+        "slides": sum(map(len, trained.slides)),
+        "caution": trained.caution,
+        "notes": list(trained.notes),
+        "metrics": metrics["overall"],
+        "seen": [[row["slide"], row["patient"], row["fold"]] for row in _fold_rows(trained)],
+    }
+    if trained.cv.answers.times is not None:
+        about["outcomes"] = as_pairs(trained.cv.answers.targets)[0].tolist()
+    head = TrainedHead(replace(trained.cv.head.card, about=about), trained.cv.head.members)
+    head.save(folder)
+    write_text(folder / METRICS, json.dumps(metrics, indent=1) + "\n")
+    rows = list(_fold_rows(trained))
+    write_csv(folder / FOLDS, list(rows[0]), rows)
+    table = list(prediction_rows(trained.cv.answers))
+    write_csv(folder / PREDICTIONS, list(table[0]), table)
+    return head
+
+
+def _fold_rows(trained: Trained) -> Iterator[dict[str, Any]]:
+    """A line for every slide."""
+    for i, (patient, slides) in enumerate(zip(trained.patients, trained.slides, strict=True)):
+        for slide in slides:
+            row = {"slide": slide, "patient": patient, "fold": int(trained.cv.answers.folds[i])}
+            yield row | ({"site": trained.sites[i]} if trained.sites else {})
+
+
+def prediction_rows(answers: Answers) -> Iterator[dict[str, Any]]:
+    """A line for every patient: truth, and what the head that never saw the patient says."""
+    names, truth = value_names(answers.task), list(_truth(answers))
+    for i, patient in enumerate(answers.patients):
+        values = {name: float(v) for name, v in zip(names, answers.values[i], strict=True)}
+        yield {"patient": patient, "fold": int(answers.folds[i]), **truth[i], **values}
+
+
+def value_names(task: Any) -> list[str]:
+    """What a head's values are called in tables."""
+    if isinstance(task, Classification):
+        return [f"p({name})" for name in task.classes]
+    if isinstance(task, Biomarker):
+        return [f"p({name})" for name in task.names]
+    return ["value"] if isinstance(task, Regression) else ["risk"]
+
+
+def _truth(answers: Answers) -> Iterator[dict[str, Any]]:
+    if isinstance(answers.task, Survival | DiscreteHazard):
+        for time, event in as_pairs(answers.targets)[0]:
+            yield {"time": time, "event": int(event)}
+    elif isinstance(answers.task, Biomarker):
+        columns = as_columns(answers.targets)[0]
+        for row in zip(*columns.values(), strict=True):
+            yield {name: "" if np.isnan(v) else int(v) for name, v in zip(columns, row, strict=True)}
+    else:
+        yield from ({"truth": truth} for truth in answers.targets)
+
+
+def unseen_by(head: TrainedHead, slides: Sequence[str], patient: str) -> tuple[int, ...] | None:
+    """Members that never saw this patient; None for all of them, where nobody here was trained on.
+
+    Raises UsageError where slides of patients of several folds are asked for together: no member knows none of them.
+    """
+    in_training = head.card.about.get("seen", ())
+    folds = {fold for slide, owner, fold in in_training if slide in slides or owner == patient}
+    if len(folds) > 1:
+        raise UsageError(
+            f"{patient}: its slides were in {len(folds)} folds of this head's training, so each knows some of them.",
+            hint="Give the patients as they were in training.",
+        )
+    return tuple(folds) or None
+
+
+def training_outcomes(head: TrainedHead) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Time and event of the patients it was trained on. Raises UsageError for a head without."""
+    if "outcomes" not in head.card.about:
+        raise UsageError(
+            "This head does not tell its training patients' times.", hint="Train it again with `wsi train`."
+        )
+    time, event = np.array(head.card.about["outcomes"], dtype=np.float64).T
+    return time, event

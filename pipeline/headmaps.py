@@ -1,0 +1,129 @@
+"""What a trained head looks at: maps of attention, and of what each tile adds to the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import FeatureGrid
+from heads import load_head
+from heads.bag import StoredBag
+from heads.tasks import Biomarker, Classification
+from heads.trained import TrainedHead
+from pipeline.headfolder import unseen_by
+from pipeline.heatmap import RELATIVE, SIGNED, HeatStyle
+from pipeline.output import OutputFolder, SlideFolder
+from pipeline.pictures import HEAD, TileScores, write_heatmap
+from pipeline.record import SlideRecord
+from pipeline.rescore import each_slide, nothing_read
+from pipeline.zeroshot import file_name
+from tiling.grid import READ_FAILED
+from wsi.errors import UsageError
+
+SCALES = ("raw", "rank", "cohort")
+PERCENTILE = HeatStyle(limits=(0, 100))
+
+
+def draw_head_maps(
+    out: OutputFolder, folders: list[SlideFolder], head: Path, skipped: list[str], scale: str = "raw"
+) -> Iterator[Path]:
+    """Attention and contribution maps of the slides with tiles; yields the files.
+
+    raw: values as they are, attention times N so that slides compare. rank: percentile within the slide. cohort:
+    percentile among the tiles of all slides drawn. A sentence for each slide that fails is added to `skipped`.
+    """
+    if scale not in SCALES:
+        raise UsageError(f"--scale is one of {', '.join(SCALES)}, not {scale!r}.")
+    trained, name = load_head(head), head.resolve().name
+    reference = _reference(out, folders, trained, name, []) if scale == "cohort" else {}
+
+    def draw(folder: SlideFolder, record: SlideRecord) -> list[Path]:
+        grid = _grid(folder, record)
+        maps = head_maps(grid, record, trained, name)
+        return [write_heatmap(folder, record, grid.grid, scaled(m, scale, reference.get(m.name))) for m in maps]
+
+    for paths in each_slide(out, folders, draw, skipped):
+        yield from paths
+
+
+def head_maps(grid: FeatureGrid, record: SlideRecord, head: TrainedHead, name: str) -> list[TileScores]:
+    """Attention, one map or one for each output; and contribution to the answer given, where the head knows evidence.
+
+    A slide the head was trained on is shown by the fold that left it out.
+    """
+    bag = StoredBag.of(grid, record.id)
+    members = unseen_by(head, (record.id,), record.patient or record.id)
+    score = head.score(bag, members)
+    attention, read = score.per_tile, bag.read
+    assert attention is not None, "every head tells its attention"
+    outputs = _output_names(head)
+    columns = attention[:, None] if attention.ndim == 1 else attention
+    labels = [""] if attention.ndim == 1 else outputs
+    source = f"{HEAD}{name}"
+
+    def of(kind: str, title: str, values: NDArray[np.float32], style: HeatStyle) -> TileScores:
+        full = np.full(len(grid), np.nan, np.float32)
+        full[read] = values
+        return TileScores(f"{kind}-{file_name(name)}", title, full, style, source, head.digest)
+
+    maps = []
+    for label, column in zip(labels, columns.T, strict=True):
+        tail = f" for {label}" if label else ""
+        made = of("attention", f"attention of {name}{tail}, x N (1 = even share)", column * len(column), RELATIVE)
+        maps.append(replace(made, name=f"{made.name}-{file_name(label)}") if label else made)
+    evidence = head.evidence(bag, members)
+    if evidence is not None:
+        answer = int(score.values.argmax()) if isinstance(head.card.task, Classification) else 0
+        weights = columns[:, min(answer, columns.shape[1] - 1)]
+        title = f"contribution to {outputs[answer]} of {name}, x N"
+        centred = evidence[:, answer] - (evidence.mean(axis=1) if evidence.shape[1] > 1 else 0)
+        maps.append(of("contribution", title, weights * centred * len(weights), SIGNED))
+    return maps
+
+
+def _output_names(head: TrainedHead) -> list[str]:
+    task = head.card.task
+    if isinstance(task, Classification):
+        return [str(c) for c in task.classes]
+    if isinstance(task, Biomarker):
+        return list(task.names)
+    return (
+        [f"bin {i + 1}" for i in range(task.n_out)]
+        if task.n_out > 1
+        else ["risk" if task.kind == "survival" else "value"]
+    )
+
+
+def scaled(scores: TileScores, scale: str, reference: NDArray[np.float32] | None = None) -> TileScores:
+    """The map on the scale asked for, which its title tells."""
+    if scale == "raw":
+        return scores
+    known = np.isfinite(scores.values)
+    among = np.sort(scores.values[known] if reference is None else reference)
+    percentile = np.full_like(scores.values, np.nan)
+    below = np.searchsorted(among, scores.values[known], "left") + np.searchsorted(among, scores.values[known], "right")
+    percentile[known] = 50 * below / len(among)
+    whose = "this slide" if scale == "rank" else "all slides drawn"
+    return replace(scores, values=percentile, title=f"{scores.title}; percentile of {whose}", style=PERCENTILE)
+
+
+def _reference(
+    out: OutputFolder, folders: list[SlideFolder], head: TrainedHead, name: str, skipped: list[str]
+) -> dict[str, NDArray[np.float32]]:
+    """All values of each map over all slides."""
+    gathered: dict[str, list[NDArray[np.float32]]] = {}
+    for maps in each_slide(out, folders, lambda f, r: head_maps(_grid(f, r), r, head, name), skipped):
+        for m in maps:
+            gathered.setdefault(m.name, []).append(m.values[np.isfinite(m.values)])
+    return {key: np.concatenate(values) for key, values in gathered.items()}
+
+
+def _grid(folder: SlideFolder, record: SlideRecord) -> FeatureGrid:
+    grid = FeatureGrid.open(folder.features / record.current)
+    if (grid.read_status == READ_FAILED).all():
+        raise nothing_read(folder)
+    return grid

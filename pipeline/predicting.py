@@ -1,0 +1,138 @@
+"""A trained head over features: each slide's values with the folds' spread, and answers where truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heads.bag import BagLike
+from heads.evaluation import Answers
+from heads.metrics.survival import usual_tau
+from heads.targets import as_pairs
+from heads.tasks import Biomarker, Classification, DiscreteHazard, Survival
+from heads.trained import TrainedHead
+from pipeline.headfolder import training_outcomes, unseen_by, value_names
+from pipeline.labels import Question
+from pipeline.training import FeatureSet, by_patient, labelled
+from wsi.errors import ManifestError, ToolkitError
+
+TRAINED_ON = "in training: told by the fold that left it out"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One slide's row."""
+
+    slide_id: str
+    values: NDArray[np.float32]  # mean over the members
+    spread: NDArray[np.float32]  # standard deviation over the members; 0 where one answers
+    label: str  # the class, the positive biomarkers, or ""
+    note: str = ""
+
+    def row(self, names: list[str]) -> dict[str, Any]:
+        told = {name: float(v) for name, v in zip(names, self.values, strict=True)}
+        spread = {f"spread {name}": float(v) for name, v in zip(names, self.spread, strict=True)}
+        return {"id": self.slide_id, "label": self.label, **told, **spread, "note": self.note}
+
+
+def predict(features: FeatureSet, head: TrainedHead, abstain: float | None) -> tuple[list[Prediction], list[str]]:
+    """Every slide's prediction, and a sentence for each that cannot be had.
+
+    `abstain`: no label where the most probable class (or, for a biomarker, the likelier answer) has less.
+    """
+    found, skipped = [], []
+    for slide_id, bag in features.bags.items():
+        try:
+            found.append(_one(slide_id, bag, features.patients.get(slide_id, slide_id), head, abstain))
+        except ToolkitError as error:
+            skipped.append(f"{slide_id}: {error.code}. {error}")
+    return found, skipped
+
+
+def _one(slide_id: str, bag: BagLike, patient: str, head: TrainedHead, abstain: float | None) -> Prediction:
+    members = unseen_by(head, (slide_id,), patient)
+    score = head.score(bag, members)
+    spread = np.asarray(score.detail.get("spread", np.zeros_like(score.values)))
+    label, unsure = _label(score.values, head, abstain)
+    notes = [TRAINED_ON] if members else []
+    return Prediction(slide_id, score.values, spread, label, "; ".join([*notes, *unsure]))
+
+
+def _label(values: NDArray[np.float32], head: TrainedHead, abstain: float | None) -> tuple[str, list[str]]:
+    task = head.card.task
+    if isinstance(task, Classification):
+        best = int(values.argmax())
+        if abstain is not None and values[best] < abstain:
+            return "", [f"abstained: {task.classes[best]} has {values[best]:.2f}, less than {abstain:g}"]
+        return str(task.classes[best]), []
+    if not isinstance(task, Biomarker):
+        return "", []
+    cuts = np.mean([m.thresholds or [0.5] * len(task.names) for m in head.card.members], axis=0)
+    unsure = [n for n, p in zip(task.names, values, strict=True) if abstain is not None and max(p, 1 - p) < abstain]
+    positive = [n for n, p, cut in zip(task.names, values, cuts, strict=True) if p >= cut and n not in unsure]
+    return " ".join(f"{n}+" for n in positive), [f"abstained: {n}" for n in unsure]
+
+
+def answers_on(
+    features: FeatureSet, head: TrainedHead, labels: Path | None, question: Question
+) -> tuple[Answers, list[str]]:
+    """What the head says of a labelled cohort, by patient; those it was trained on by the fold that left them out."""
+    told = labelled(features, labels, question)
+    joined = by_patient(features, told)
+    task = head.card.task
+    if isinstance(task, Classification):
+        _check_classes(task, joined.targets, labels)
+    times = _times(head, joined.targets)
+    values, curves, known = [], [], 0
+    for bag, patient in zip(joined.bags, joined.patients, strict=True):
+        members = unseen_by(head, [part.slide_id for part in bag.parts], patient)
+        known += members is not None
+        values.append(head.score(bag, members).values)
+        if times is not None:
+            curves.append(head.survival(bag, times, members))
+    notes = [*told.notes, *([f"{known} of {len(values)} patients were {TRAINED_ON}"] if known else [])]
+    return Answers(
+        task=task,
+        targets=joined.targets,
+        patients=tuple(joined.patients),
+        folds=np.zeros(len(values), np.int64),
+        values=np.stack(values),
+        thresholds=_thresholds(head, len(values)),
+        times=times,
+        survival=np.stack(curves) if curves else None,
+        training=(training_outcomes(head),) if times is not None else (),
+    ), notes
+
+
+def _check_classes(task: Classification, targets: list[str], labels: Path | None) -> None:
+    unknown = sorted({str(t) for t in targets} - {str(c) for c in task.classes})
+    if unknown:
+        raise ManifestError(
+            f"{labels}: the head knows no class {', '.join(unknown)}.",
+            hint=f"It knows {', '.join(map(str, task.classes))}: rename them in the table, or leave these rows out.",
+        )
+
+
+def _times(head: TrainedHead, targets: Any) -> NDArray[np.float64] | None:
+    if not isinstance(head.card.task, Survival | DiscreteHazard):
+        return None
+    time, event = as_pairs(targets)[0].T
+    grid = np.unique(np.quantile(time[event == 1], np.linspace(0.05, 0.8, 50)))
+    return grid[grid < usual_tau(*training_outcomes(head), time, event)]
+
+
+def _thresholds(head: TrainedHead, n: int) -> NDArray[np.float64] | None:
+    if not all(m.thresholds for m in head.card.members):
+        return None
+    return np.tile(np.mean([m.thresholds for m in head.card.members], axis=0), (n, 1))
+
+
+def written(predictions: list[Prediction], head: TrainedHead) -> Iterator[dict[str, Any]]:
+    """Rows of predictions.csv."""
+    names = value_names(head.card.task)
+    yield from (p.row(names) for p in predictions)

@@ -1,0 +1,190 @@
+"""`wsi train`, `wsi predict`, `wsi evaluate` on a drawn cohort: real files in, honest numbers out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from cli import wsi
+from sklearn.metrics import roc_auc_score
+
+from heads import load_head
+from heads.bag import StoredBag
+from pipeline.headfolder import unseen_by
+from pipeline.training import features_elsewhere
+
+RNG = np.random.default_rng(5)
+FAST = ["--set", "epochs=6", "--set", "hidden=16", "--set", "attention=8", "--set", "lr=0.01", "--draws", "20"]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 slides of 24 patients as CLAM caches them; tiles of class b are shifted. And labels.csv."""
+    folder = tmp_path_factory.mktemp("clam")
+    (folder / "h5_files").mkdir()
+    table = ["slide,patient,site,subtype,er,months,died,score"]
+    for i in range(48):
+        patient, positive = i // 2, (i // 2) % 2
+        x = RNG.normal(size=(int(RNG.integers(12, 30)), 8)).astype(np.float32)
+        planted = RNG.random(len(x)) < 0.5
+        x[planted, 0] += 3 * positive
+        with h5py.File(folder / "h5_files" / f"s{i:02}.h5", "w") as f:
+            f["features"], f["coords"] = x, np.arange(2 * len(x)).reshape(-1, 2) * 256
+        er = "" if patient == 3 else "pos" if positive else "neg"
+        months, died = (5 + patient % 7 if positive else 30 + patient % 11), int(patient % 5 != 0)
+        subtype = "b" if positive else "a"
+        table.append(
+            f"s{i:02}.svs,P{patient:02},H{patient % 6},{subtype},{er},{months},{died},{positive + 0.1 * (patient % 3)}"
+        )
+    (folder / "labels.csv").write_text("\n".join([*table, "gone.svs,P99,H1,a,neg,3,1,0"]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def head(cached: Path) -> Path:
+    done = train(cached, "subtype", "--target", "subtype")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return cached / "subtype"
+
+
+def train(cached: Path, name: str, *words: str):
+    source = ["--features", str(cached / "h5_files"), "--labels", str(cached / "labels.csv")]
+    return wsi("train", *source, "-o", cached / name, "--folds", "3", *FAST, *words)
+
+
+def test_a_head_learns_what_was_planted_and_tells_how_well(head: Path) -> None:
+    metrics = json.loads((head / "metrics.json").read_text())
+    auroc = metrics["overall"]["auroc"]
+    assert auroc["value"] > 0.95 and auroc["low"] <= auroc["value"] <= auroc["high"] and len(metrics["folds"]) == 3
+    predictions = rows(head / "predictions.csv")
+    assert len(predictions) == 24  # patients, not slides
+    truth = [r["truth"] == "b" for r in predictions]
+    assert roc_auc_score(truth, [float(r["p(b)"]) for r in predictions]) == pytest.approx(auroc["value"], abs=1e-4)
+    for name in ("roc.png", "precision-recall.png", "reliability.png", "report.html"):
+        assert (head / name).stat().st_size > 1000
+
+
+def test_no_patient_is_in_two_folds(head: Path) -> None:
+    fold_of: dict[str, set[str]] = {}
+    for row in rows(head / "folds.csv"):
+        fold_of.setdefault(row["patient"], set()).add(row["fold"])
+    assert len(fold_of) == 24 and all(len(folds) == 1 for folds in fold_of.values())
+
+
+def test_slides_without_features_are_told(cached: Path, head: Path) -> None:
+    assert any("gone" in note for note in load_head(head).card.about["notes"])
+    assert "gone" in (head / "report.html").read_text()
+
+
+def test_predict_asks_the_fold_that_never_saw_the_slide(cached: Path, head: Path, tmp_path: Path) -> None:
+    done = wsi(
+        "predict", "--features", cached / "h5_files", "--head", head, "-o", tmp_path / "p.csv", "--abstain", "0.99999"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = {r["id"]: r for r in rows(tmp_path / "p.csv")}
+    assert len(said) == 48 and all("left it out" in r["note"] for r in said.values())
+    assert any("abstained" in r["note"] and not r["label"] for r in said.values())
+    trained, bags = load_head(head), features_elsewhere(cached / "h5_files").bags
+    members = unseen_by(trained, ["s04"], "s04")
+    fold = next(int(r["fold"]) for r in rows(head / "folds.csv") if r["slide"] == "s04")
+    assert members == (fold,)
+    assert float(said["s04"]["p(b)"]) == pytest.approx(trained.score(bags["s04"], members).values[1], abs=1e-5)
+
+
+def test_evaluate_on_the_training_cohort_gives_the_out_of_fold_numbers(cached: Path, head: Path) -> None:
+    done = wsi("evaluate", head, "--labels", cached / "labels.csv", "--draws", "20")
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = json.loads((head / "evaluation-labels.json").read_text())
+    first = json.loads((head / "metrics.json").read_text())
+    for metric in ("auroc", "brier", "accuracy"):
+        assert again["overall"][metric]["value"] == pytest.approx(first["overall"][metric]["value"], abs=1e-6)
+    assert any("24 of 24 patients" in note for note in again["notes"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "metric", "least"),
+    [
+        ("er", ["--target", "er", "--task", "biomarker"], "er: auroc", 0.95),
+        ("score", ["--target", "score", "--task", "regression"], "spearman", 0.6),
+        ("cox", ["--time", "months", "--event", "died", "--task", "survival", "--set", "epochs=60"], "harrell_c", 0.7),
+        ("hazard", ["--time", "months", "--event", "died", "--task", "hazard", "--set", "epochs=60"], "harrell_c", 0.7),
+        ("clam", ["--target", "subtype", "--head", "clam_mb", "--site", "site"], "auroc", 0.95),
+    ],
+)
+def test_every_task_goes_the_whole_way(cached: Path, name: str, words: list[str], metric: str, least: float) -> None:
+    done = train(cached, name, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((cached / name / "metrics.json").read_text())["overall"][metric]["value"] > least
+    scored = wsi("predict", "--features", cached / "h5_files", "--head", cached / name, "-o", cached / f"{name}.csv")
+    assert scored.returncode == 0 and len(rows(cached / f"{name}.csv")) == 48
+    done = wsi("evaluate", cached / name, "--labels", cached / "labels.csv", "--draws", "5")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_sites_stay_whole_where_asked(cached: Path) -> None:
+    if not (cached / "clam" / "folds.csv").exists():
+        train(cached, "clam", "--target", "subtype", "--head", "clam_mb", "--site", "site")
+    found: dict[str, set[str]] = {}
+    for row in rows(cached / "clam" / "folds.csv"):
+        found.setdefault(row["site"], set()).add(row["fold"])
+    assert len(found) == 6 and all(len(folds) == 1 for folds in found.values())
+
+
+def test_features_of_another_encoder_or_tile_are_refused(cached: Path, head: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "h5_files"
+    other.mkdir(parents=True)
+    with h5py.File(other / "t.h5", "w") as f:
+        f["features"], f["coords"] = np.ones((4, 8), np.float32), np.zeros((4, 2), np.int64)
+    done = wsi("predict", "--features", other, "--head", head, "-o", tmp_path / "p.csv")
+    assert done.returncode == 4 and "encoder_mismatch" in done.stdout and "this head is for" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--target", "subtpye"], 2, "did you mean 'subtype'"),
+        (["--target", "subtype", "--head", "abmill"], 2, "Did you mean 'abmil'"),
+        (["--target", "subtype", "--set", "epoch=3"], 2, "no training setting"),
+        (["--target", "subtype", "--folds", "20"], 2, "folds"),
+        (["--time", "months", "--task", "survival"], 2, "asks for a column of times and one of events"),
+        (["--target", "patient"], 2, "folds"),
+    ],
+)
+def test_mistakes_are_sentences(cached: Path, words: list[str], code: int, told: str, tmp_path: Path) -> None:
+    done = train(cached, str(tmp_path / "none"), *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert told in " ".join((done.stdout + done.stderr).split()) and "Traceback" not in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_packed_file_is_its_own_table(tmp_path: Path) -> None:
+    lengths = np.full(12, 6)
+    y = np.arange(12) % 2
+    x = RNG.normal(size=(72, 5)).astype(np.float32) + 3 * np.repeat(y, lengths)[:, None]
+    with h5py.File(tmp_path / "set.h5", "w") as f:
+        f["features"], f["offsets"] = x, np.r_[0, np.cumsum(lengths)]
+        f["meta/slide_id"] = [f"k{i}" for i in range(12)]
+        f["meta/kind"] = ["lo" if v == 0 else "hi" for v in y]
+    done = wsi(
+        "train", "--features", tmp_path / "set.h5", "--target", "kind", "-o", tmp_path / "h", "--folds", "2", *FAST
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert load_head(tmp_path / "h").card.task.classes == ("hi", "lo")
+
+
+def test_stored_bags_are_the_read_rows_of_their_grid() -> None:
+    class Grid:
+        read_status = np.array([0, 2, 1], np.uint8)
+        features = np.arange(6, dtype=np.float16).reshape(3, 2)
+
+    bag = StoredBag(Grid(), "s", "e", "")
+    assert len(bag) == 2 and bag.load().tolist() == [[0, 1], [4, 5]]
