@@ -252,7 +252,7 @@ class _Sheet:
         for share in (0, 0.25, 0.5, 0.75, 1):
             value = scale.low + share * (scale.high - scale.low)
             self.write(self.bar_left + 26, self.top + 8 + tall * (1 - share) + 4, f"{value:.3g} {self.labels.unit}")
-        for i, words in enumerate(textwrap.wrap(scale.words, 19, break_on_hyphens=False)):
+        for i, words in enumerate(textwrap.wrap(scale.words, 16, break_on_hyphens=False)):
             self.write(self.bar_left, self.top + tall + 30 + 15 * i, words, color=_FAINT, size=11)
 
     def foot(self, grid: TileGrid, um_per_px: float) -> None:
