@@ -32,7 +32,7 @@ class TrainConfig:
     hidden: int | None = None  # width of the tile embedding
     attention: int | None = None  # width of the attention layer
     dropout: float | None = None  # share of units dropped in training
-    batch_bags: int | None = None  # bags a step; survival by Cox takes 64 at least, since a step compares its bags only
+    batch_bags: int | None = None  # bags a step, evened out; Cox takes up to 64, since a step compares its bags only
     tiles_per_bag: int | None = None  # at most so many, drawn anew each epoch; None: all of them, always
     validation: float = 0.15  # share of the patients kept back for temperature and thresholds; none below 20 patients
     patience: int | None = None  # epochs without a better validation loss after which to stop; None: the last epoch
