@@ -66,8 +66,10 @@ class TrainConfig:
         At least `least_bags` a step, which the task needs; and epochs enough for LEAST_STEPS steps, since the papers
         count epochs of one bag a step.
         """
-        names = ("lr", "weight_decay", "hidden", "attention", "dropout")
-        open_ones = {name: getattr(recipe, name) for name in names if getattr(self, name) is None}
+        parts = ("hidden", "attention", "dropout")
+        foreign = [n for n in parts if getattr(recipe, n) is None and getattr(self, n) is not None]
+        refuse([f"it has no {n}" for n in foreign], f"The head {self.head!r} cannot be trained so", "Leave these out.")
+        open_ones = {n: getattr(recipe, n) for n in ("lr", "weight_decay", *parts) if getattr(self, n) is None}
         batch = min(self.batch_bags or max(least_bags, recipe.batch_bags), n_bags)
         epochs = self.epochs or max(recipe.epochs, -(-LEAST_STEPS // -(-n_bags // batch)))
         return replace(self, **open_ones, batch_bags=batch, epochs=epochs)

@@ -17,12 +17,11 @@ from heads.fitting import Lesson, fit_member
 from heads.member import Member
 from heads.metrics.survival import usual_tau
 from heads.networks.registry import head_kind
-from heads.problems import refuse, some
+from heads.problems import refuse
 from heads.splits import check_split
-from heads.targets import as_labels, as_pairs, strata_of, take
-from heads.tasks import task_class
+from heads.targets import as_pairs, strata_of
 from heads.trained import TrainedHead
-from heads.training import assemble, check_lesson, divide
+from heads.training import assemble, check_lesson, divide, gaps
 
 CURVE_TIMES = 50  # times at which out-of-fold survival curves are kept
 
@@ -61,7 +60,7 @@ def cross_validate(
     members = []
     for fold in range(int(folds.max()) + 1):
         training, validation = divide(np.flatnonzero(folds != fold), patients, strata, config)
-        refuse(_gaps(targets, training, task), f"Fold {fold + 1} leaves too little to train on", "Use other folds.")
+        refuse(gaps(targets, training, task), f"Fold {fold + 1} leaves too little to train on", "Use other folds.")
         members.append(fit_member(Lesson(feed, targets, task, training, validation), config))
         progress(
             f"fold {fold + 1} of {int(folds.max()) + 1}: {len(training)} bags, loss {members[-1].card.losses[-1]:.3f}"
@@ -80,15 +79,6 @@ def cross_validate(
         training=tuple(_outcomes(targets, folds)) if times is not None else (),
     )
     return CrossValidation(assemble(bags, members, config), answers)
-
-
-def _gaps(targets: Any, training: NDArray[np.int64], task: str) -> list[str]:
-    """What the training bags of a fold lack."""
-    own = take(targets, training)
-    problems = task_class(task).problems(own)
-    if task == "classification" and (gone := sorted(set(map(str, as_labels(targets))) - set(map(str, as_labels(own))))):
-        problems.append(f"no training bag is of class {some(gone)}")
-    return problems
 
 
 def _thresholds(members: Sequence[Member], folds: NDArray[np.int64]) -> NDArray[np.float64] | None:

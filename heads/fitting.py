@@ -83,8 +83,8 @@ def _threads(lesson: Lesson, config: TrainConfig) -> Iterator[None]:
 
 
 def _architecture(config: TrainConfig, in_dim: int, n_out: int) -> Architecture:
-    assert config.hidden and config.attention and config.dropout is not None, "filled from the recipe"
-    return Architecture(config.head, in_dim, n_out, config.hidden, config.attention, config.dropout)
+    """The head's own where it has such a part; 1 and 0 stand for none."""
+    return Architecture(config.head, in_dim, n_out, config.hidden or 1, config.attention or 1, config.dropout or 0.0)
 
 
 class _Course:

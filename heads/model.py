@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heads.networks.base import Fit, MILNetwork
+from heads.networks.base import PART, Fit, MILNetwork
 
 
 class HeadModel(nn.Module):
@@ -42,4 +42,5 @@ class HeadModel(nn.Module):
 
     def evidence(self, x: Tensor) -> Tensor | None:
         """See `MILNetwork.evidence`; (N, n_out)."""
-        return self.mil.evidence(self.standard(x))
+        parts = [self.mil.evidence(self.standard(part)) for part in x.split(PART)]
+        return None if parts[0] is None else torch.cat([p for p in parts if p is not None])

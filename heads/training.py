@@ -16,9 +16,10 @@ from heads.config import TrainConfig
 from heads.feed import Feed
 from heads.fitting import Lesson, fit_member
 from heads.member import Member
+from heads.networks.registry import head_kind
 from heads.problems import refuse, some
 from heads.splits import validation_rows
-from heads.targets import n_targets, strata_of
+from heads.targets import as_labels, n_targets, strata_of, take
 from heads.tasks import task_class
 from heads.trained import TrainedHead
 
@@ -56,6 +57,8 @@ def train_head(
     feed = Feed(bags)
     patients = [bag.slide_id for bag in bags] if groups is None else list(groups)
     training, validation = divide(np.arange(len(bags)), patients, strata_of(targets, task), config)
+    too_little = "Too little is left to train on beside the patients kept back for validation"
+    refuse(gaps(targets, training, task), too_little, "Set validation=0, or bring more patients.")
     member = fit_member(Lesson(feed, targets, task, training, validation), config)
     return assemble(bags, [member], config)
 
@@ -79,16 +82,26 @@ def divide(
     return rows[~kept], rows[kept]
 
 
+def gaps(targets: Any, training: np.ndarray, task: str) -> list[str]:
+    """What the training bags lack, when others are left out."""
+    own = take(targets, training)
+    problems = task_class(task).problems(own)
+    if task == "classification" and (gone := sorted(set(map(str, as_labels(targets))) - set(map(str, as_labels(own))))):
+        problems.append(f"no training bag is of class {some(gone)}")
+    return problems
+
+
 def assemble(
     bags: Sequence[BagLike], members: Sequence[Member], config: TrainConfig, about: dict[str, Any] | None = None
 ) -> TrainedHead:
     """A head of the members trained on `bags`."""
-    used = members[0].card.architecture.name
+    first = members[0].card
+    used = config.filled(head_kind(config.head).recipe, first.task.least_bags, first.n_bags)
     card = HeadCard(
         members=tuple(m.card for m in members),
         encoder_digest=bags[0].encoder_digest,
         tile=bags[0].tile,
-        config=dataclasses.replace(config, head=used),
+        config=used,
         versions={"toolkit": toolkit_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         about=about or {},
     )

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from heads import Bag, TrainConfig, concordance_index, load_head, train_head
+from heads.targets import strata_of
+from heads.training import divide
 from wsi.errors import ArtefactError, EncoderMismatch, StorageError, UsageError
 
 DIM = 32
@@ -46,6 +48,43 @@ def test_planted_tiles_are_learnt_and_pointed_at(cohort, head):
     assert [s.detail["label"] for s in scores] == cohort.labels  # the last 8 were never seen
     pointed = [roc_auc_score(p, s.per_tile) for p, s in zip(cohort.planted, scores, strict=True) if p.any()]
     assert min(pointed) > 0.9
+
+
+def test_what_is_kept_back_may_not_take_all_there_is_to_learn_from(cohort):
+    """One slide of 20 differs from all others, and lies among those kept back: its patient's."""
+    bags, groups = cohort.bags, [f"p{i}" for i in range(20)]
+    odd = next(i for i in range(20) if _kept_back(bags, groups, i))
+    targets = [float(i == odd) for i in range(20)]
+    with pytest.raises(
+        UsageError, match="kept back for validation: the target is the same for every bag.*validation=0"
+    ):
+        train_head(bags, targets, task="regression", groups=groups)
+
+
+def _kept_back(bags, groups, odd):
+    strata = strata_of([float(i == odd) for i in range(20)], "regression")
+    return odd in divide(np.arange(20), groups, strata, TrainConfig())[1]
+
+
+@pytest.mark.parametrize(
+    ("head", "setting", "value"),
+    [("mean", "hidden", 8), ("max", "dropout", 0.5), ("dsmil", "hidden", 8), ("transmil", "attention", 8)],
+)
+def test_a_setting_that_the_head_has_no_use_for_is_refused(cohort, head, setting, value):
+    with pytest.raises(UsageError, match=f"{head}.*has no {setting}"):
+        train_head(cohort.bags[:4], cohort.labels[:4], head=head, **{setting: value})
+
+
+def test_the_card_says_the_settings_as_they_were_used(cohort, head):
+    config = head.card.config
+    assert (config.lr, config.hidden, config.attention, config.dropout, config.weight_decay) == (
+        5e-4,
+        512,
+        128,
+        0.25,
+        1e-4,
+    )
+    assert (config.batch_bags, config.epochs) == (1, len(head.card.losses))
 
 
 def test_a_score_says_what_it_is(cohort, head):
@@ -139,7 +178,7 @@ def test_a_dimension_that_varies_by_rounding_alone_is_not_blown_up():
 def test_one_step_of_one_bag_works_and_losses_are_told(cohort):
     head = train_head(cohort.bags[:3], cohort.labels[:3], epochs=2, batch_bags=1)
     assert len(head.card.losses) == 2 and head.card.n_bags == 3
-    assert head.card.config == TrainConfig(epochs=2, batch_bags=1)
+    assert (head.card.config.epochs, head.card.config.batch_bags) == (2, 1)
 
 
 def bag_like(**changes):

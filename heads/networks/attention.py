@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from heads.networks.base import Fit, MILNetwork
-
-PART = 16_384  # tiles at a time: 512-d activations of a part are 32 MiB a layer
+from heads.networks.base import PART, Fit, MILNetwork, again, each_bag
 
 
 class AttentionNetwork(MILNetwork):
@@ -50,20 +47,20 @@ class AttentionNetwork(MILNetwork):
             return self._long(x)[None]
         if sum(lengths) <= PART:
             h, scores = self._tiles(x)
-            means = [_weighted_mean(s, t)[0] for s, t in zip(scores.split(lengths), h.split(lengths), strict=True)]
+            means = [weighted_mean(s, t)[0] for s, t in zip(scores.split(lengths), h.split(lengths), strict=True)]
             return torch.stack(means)
-        return torch.stack([self._long(bag) for bag in x.split(lengths)])
+        return torch.stack(each_bag(self._long, x, lengths))
 
     def _long(self, x: Tensor) -> Tensor:
         if len(x) <= PART:
             return self._part(x)[1]
-        parts = [checkpoint(self._part, part, use_reentrant=False) for part in x.split(PART)]
+        parts = [again(self._part, part) for part in x.split(PART)]
         return _joined([mean for _, mean, _ in parts], [log for _, _, log in parts])
 
     def _part(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (n, K), their weighted mean (K, E) and the log of the sum of their exponentials (K,)."""
         h, scores = self._tiles(x)
-        return scores, *_weighted_mean(scores, h)
+        return scores, *weighted_mean(scores, h)
 
     def _tiles(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Embedded tiles (n, E) and their scores (n, K), before the softmax."""
@@ -74,7 +71,8 @@ class AttentionNetwork(MILNetwork):
         return h, self.weigh(v)
 
 
-def _weighted_mean(scores: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+def weighted_mean(scores: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Means (K, E) of tiles (n, E) weighed by scores (n, K), and the logs of the sums of their exponentials (K,)."""
     return scores.softmax(0).T @ h, scores.logsumexp(0)
 
 

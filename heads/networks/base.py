@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from wsi.errors import UsageError
+
+PART = 16_384  # tiles at a time: 512-d activations of a part are 32 MiB a layer
+KEPT = 4 * PART  # tiles of a step whose activations are kept for the way back; of more, they are computed again
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +58,23 @@ class MILNetwork(nn.Module):
 
         `labels` (B,) are class indices where the task is to classify, else None.
         """
-        return Fit(torch.stack([self(bag)[0] for bag in x.split(lengths)]))
+        return Fit(torch.stack(each_bag(lambda bag: self(bag)[0], x, lengths)))
 
     def check(self, x: Tensor) -> None:
         if x.ndim != 2 or len(x) == 0 or x.shape[1] != self.in_dim:
             raise UsageError(f"This head takes (tiles, {self.in_dim}) with at least one tile, not {tuple(x.shape)}.")
+
+
+def each_bag(function: Callable[..., Found], x: Tensor, lengths: list[int], *others: Iterable[Any]) -> list[Found]:
+    """`function` of every bag in `x` (sum of lengths, D), and its share of `others`.
+
+    Takes the memory of KEPT tiles or of the longest bag, whichever is more.
+    """
+    run = function if len(lengths) == 1 or len(x) <= KEPT else partial(again, function)
+    return [run(*given) for given in zip(x.split(lengths), *others, strict=True)]
+
+
+def again(function: Callable[..., Found], *given: Any) -> Found:
+    """`function(*given)`, whose insides are not kept but computed again on the way back, with the same dropout."""
+    found: Any = checkpoint(function, *given, use_reentrant=False)
+    return found

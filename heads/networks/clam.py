@@ -6,14 +6,15 @@ the most attended tiles of a class are taken for examples of it, the least atten
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from heads.networks.attention import PART, AttentionNetwork
-from heads.networks.base import Fit
+from heads.networks.attention import AttentionNetwork, weighted_mean
+from heads.networks.base import PART, Fit, each_bag
 from heads.networks.registry import Architecture, HeadKind, Recipe
 
 INSTANCES = 8  # tiles taken at each end of the attention
@@ -45,29 +46,39 @@ class CLAM(AttentionNetwork):
         return self.classify(self.embed(x))
 
     def fit(self, x: Tensor, lengths: list[int], labels: Tensor | None) -> Fit:
-        outputs = self.outputs(self._pooled(x, lengths))
         if labels is None:
-            return Fit(outputs)
-        own = [self._instance_loss(bag, int(label)) for bag, label in zip(x.split(lengths), labels, strict=True)]
-        return Fit(outputs, own=torch.stack(own).mean())
+            return super().fit(x, lengths, labels)
+        judged = each_bag(self._judged, x, lengths, labels.tolist())
+        means, own = zip(*judged, strict=True)
+        return Fit(self.outputs(torch.stack(means)), own=torch.stack(own).mean())
 
-    def _instance_loss(self, x: Tensor, label: int) -> Tensor:
-        """Mean over the classes of the two-way cross-entropy of the tiles at the ends of their attention.
+    def _judged(self, x: Tensor, label: int) -> tuple[Tensor, Tensor]:
+        """Weighted means (K, E) of one bag, and its instance loss.
 
-        The ends are found without gradients; only those tiles are embedded again, so a long bag costs no memory.
+        In a long bag the ends are found without gradients, and only their tiles are embedded again: it costs no memory.
         """
-        k = min(INSTANCES, len(x) // 2)
-        if k == 0:
-            return x.new_zeros(())
+        if len(x) <= PART:
+            h, scores = self._tiles(x)
+            return weighted_mean(scores, h)[0], self._instance_loss(scores, label, lambda rows: h[rows])
         with torch.no_grad():
-            scores = torch.cat([self._tiles(part)[1] for part in x.split(PART)])  # (N, K)
+            scores = torch.cat([self._tiles(part)[1] for part in x.split(PART)])
+        return self._long(x), self._instance_loss(scores, label, lambda rows: self.embed(x[rows]))
+
+    def _instance_loss(self, scores: Tensor, label: int, embedded: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mean over the classes of the two-way cross-entropy of the tiles at the ends of their scores (N, K).
+
+        `embedded` gives rows of tiles as their embeddings (rows, E).
+        """
+        k = min(INSTANCES, len(scores) // 2)
+        if k == 0:
+            return scores.new_zeros(())
         losses = []
         for c, classifier in enumerate(self.instances):
-            branch = scores[:, c if self.branches > 1 else 0]
+            branch = scores.detach()[:, c if self.branches > 1 else 0]
             top, bottom = branch.topk(k).indices, (-branch).topk(k).indices
             rows = torch.cat([top, bottom]) if c == label else top
-            target = (torch.arange(len(rows), device=x.device) < k) & (c == label)
-            losses.append(cross_entropy(classifier(self.embed(x[rows])), target.long()))
+            target = (torch.arange(len(rows), device=rows.device) < k) & (c == label)
+            losses.append(cross_entropy(classifier(embedded(rows)), target.long()))
         return torch.stack(losses).mean()
 
 

@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from heads.networks.base import Fit, MILNetwork
+from heads.networks.base import Fit, MILNetwork, each_bag
 from heads.networks.registry import Architecture, HeadKind, Recipe
 
 
 class DSMIL(MILNetwork):
     """One stream scores every tile; the other weighs tiles by their likeness to the highest-scored tile of a class.
 
-    Both are judged: half the loss is the bag's, half that of the highest tile of each class.
+    In training both are judged, half and half; the outputs are their mean, as in the paper.
     """
 
     bag_share: ClassVar[float] = 0.5
@@ -28,18 +28,18 @@ class DSMIL(MILNetwork):
         self.classify = nn.Conv1d(n_out, n_out, in_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        outputs, a, _ = self._both(x)
-        return outputs, a
+        bag, a, highest = self._both(x)
+        return (bag + highest) / 2, a
 
     def evidence(self, x: Tensor) -> Tensor:
         return self.score(x)
 
     def fit(self, x: Tensor, lengths: list[int], labels: Tensor | None) -> Fit:
-        bags = [self._both(bag) for bag in x.split(lengths)]
+        bags = each_bag(self._both, x, lengths)
         return Fit(torch.stack([b[0] for b in bags]), also=torch.stack([b[2] for b in bags]))
 
     def _both(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs of the bag (n_out,), attention (N, n_out), and the highest tile's outputs (n_out,)."""
+        """Outputs of the weighted mean (n_out,), attention (N, n_out), and the highest tile's outputs (n_out,)."""
         self.check(x)
         highest, which = self.score(x).max(0)  # (n_out,) each
         q = self.query(x)  # (N, Q)
@@ -54,5 +54,5 @@ def _build(a: Architecture) -> DSMIL:
 
 KIND = HeadKind(
     _build,
-    Recipe(hidden=1, attention=128, dropout=0.0, lr=2e-4, weight_decay=5e-3, betas=(0.5, 0.9)),
+    Recipe(attention=128, dropout=0.0, lr=2e-4, weight_decay=5e-3, betas=(0.5, 0.9)),
 )

@@ -56,8 +56,6 @@ def _max(a: Architecture) -> MaxMIL:
 
 
 # No paper gives settings for these two: a small step and weight decay, as for any logistic regression.
-_RECIPE = Recipe(
-    hidden=1, attention=1, dropout=0.0, lr=1e-3, weight_decay=1e-2, optimiser="adamw", epochs=40, batch_bags=16
-)
+_RECIPE = Recipe(lr=1e-3, weight_decay=1e-2, optimiser="adamw", epochs=40, batch_bags=16)
 MEAN = HeadKind(_mean, _RECIPE)
 MAX = HeadKind(_max, _RECIPE)

@@ -38,11 +38,11 @@ class Architecture:
 class Recipe:
     """The settings a head is trained with where nothing else is asked for: those of its paper."""
 
-    hidden: int
-    attention: int
-    dropout: float
     lr: float
     weight_decay: float
+    hidden: int | None = None  # None, here and below: the head has none, and to ask for it is an error
+    attention: int | None = None
+    dropout: float | None = None
     optimiser: str = "adam"  # adam (decay as in Kingma's L2 form), adamw, or lookahead-radam (decay as in adamw)
     betas: tuple[float, float] = (0.9, 0.999)
     epochs: int = 20  # the papers stop early on validation loss, after 10 to 70; under a falling step size 20 do

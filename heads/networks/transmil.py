@@ -125,5 +125,5 @@ def _build(a: Architecture) -> TransMIL:
 
 KIND = HeadKind(
     _build,
-    Recipe(hidden=512, attention=1, dropout=0.1, lr=2e-4, weight_decay=1e-5, optimiser="lookahead-radam"),
+    Recipe(hidden=512, dropout=0.1, lr=2e-4, weight_decay=1e-5, optimiser="lookahead-radam"),
 )
