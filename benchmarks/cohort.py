@@ -29,7 +29,7 @@ from heads.networks.registry import available_heads
 from heads.splits import site_folds, stratified_folds
 from heads.tasks import Classification
 from pipeline.labels import Question
-from pipeline.training import Joined, by_patient, features_elsewhere, labelled
+from pipeline.training import Joined, features_elsewhere, join, labelled
 
 DRAWS = 500
 
@@ -38,7 +38,7 @@ def main() -> None:
     given = _arguments()
     question = Question("classification", (given.target,), patient=given.group, site=given.site)
     features = features_elsewhere(given.cohort)
-    joined = by_patient(features, labelled(features, None, question))
+    joined = join(features, labelled(features, None, question), slide_level=False)
     folds = _folds(joined, given.folds, given.seed)
     print(f"{given.cohort.name}: {given.target}, {len(joined.bags)} patients, folds by {given.site or 'patient'}\n")
     print("| head | AUROC (95 %) | folds | against logistic regression (95 %), p | Brier | ECE | seconds |")

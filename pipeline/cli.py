@@ -177,7 +177,10 @@ Maybe = Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Output fold
 @app.command()
 def train(
     run: Maybe = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the head.", show_default=False)] = ...,  # type: ignore[assignment]
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the head. [default: OUT/heads/TARGET-HEAD]", show_default=False),
+    ] = None,
     labels: Labels = None,
     target: Annotated[
         str | None, typer.Option(help="Column to learn; several, with commas, for biomarkers.", show_default=False)
@@ -196,6 +199,9 @@ def train(
     fold_column: Annotated[
         str | None, typer.Option(help="Column with a split of your own.", show_default=False)
     ] = None,
+    slide_level: Annotated[
+        bool, typer.Option("--slide-level", help="Labels are of slides, which may differ within a patient.")
+    ] = False,
     features: Features = None,
     settings: Annotated[
         list[str] | None,
@@ -207,7 +213,7 @@ def train(
     """Train and test a slide-level head on cached features: cross-validated by patient, with intervals and plots."""
     from pipeline.commands import heads
 
-    question = heads.question(task, target, time, event, group, site, fold_column)
+    question = heads.question(task, target, time, event, group, site, fold_column, slide_level)
     raise typer.Exit(
         heads.train(run, features, labels, out, question, heads.plan(question, head, folds, draws, seed, settings))
     )

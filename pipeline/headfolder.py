@@ -19,7 +19,8 @@ from pipeline.output import write_csv, write_text
 from pipeline.training import Trained
 from wsi.errors import UsageError
 
-FOLDS, METRICS, PREDICTIONS = "folds.csv", "metrics.json", "predictions.csv"
+FOLDS, METRICS, PREDICTIONS, PAGE = "folds.csv", "metrics.json", "predictions.csv", "report.html"
+CHIEF = ("auroc", "spearman", "harrell_c")  # the metric a head is known by: of classes and markers, numbers, risks
 
 
 def save(trained: Trained, folder: Path, asked: dict[str, Any]) -> TrainedHead:
@@ -27,7 +28,7 @@ def save(trained: Trained, folder: Path, asked: dict[str, Any]) -> TrainedHead:
     metrics = trained.evaluation.as_json()
     about = {
         "asked": asked,
-        "patients": len(trained.patients),
+        "patients": len(set(trained.patients)),
         "slides": sum(map(len, trained.slides)),
         "caution": trained.caution,
         "notes": list(trained.notes),
@@ -41,7 +42,7 @@ def save(trained: Trained, folder: Path, asked: dict[str, Any]) -> TrainedHead:
     write_text(folder / METRICS, json.dumps(metrics, indent=1) + "\n")
     rows = list(_fold_rows(trained))
     write_csv(folder / FOLDS, list(rows[0]), rows)
-    table = list(prediction_rows(trained.cv.answers))
+    table = list(prediction_rows(trained.cv.answers, trained.slides))
     write_csv(folder / PREDICTIONS, list(table[0]), table)
     return head
 
@@ -54,12 +55,12 @@ def _fold_rows(trained: Trained) -> Iterator[dict[str, Any]]:
             yield row | ({"site": trained.sites[i]} if trained.sites else {})
 
 
-def prediction_rows(answers: Answers) -> Iterator[dict[str, Any]]:
-    """A line for every patient: truth, and what the head that never saw the patient says."""
+def prediction_rows(answers: Answers, slides: Sequence[Sequence[str]]) -> Iterator[dict[str, Any]]:
+    """A line for every bag, with its slides: truth, and what the head that never saw the patient says."""
     names, truth = value_names(answers.task), list(_truth(answers))
     for i, patient in enumerate(answers.patients):
         values = {name: float(v) for name, v in zip(names, answers.values[i], strict=True)}
-        yield {"patient": patient, "fold": int(answers.folds[i]), **truth[i], **values}
+        yield {"patient": patient, "slides": " ".join(slides[i]), "fold": int(answers.folds[i]), **truth[i], **values}
 
 
 def value_names(task: Any) -> list[str]:
@@ -106,3 +107,18 @@ def training_outcomes(head: TrainedHead) -> tuple[NDArray[np.float64], NDArray[n
         )
     time, event = np.array(head.card.about["outcomes"], dtype=np.float64).T
     return time, event
+
+
+def about_of(card: Path) -> tuple[str, str, str, tuple[tuple[str, float, float, float], ...]] | None:
+    """What head.json says a head tells, by which network, tested on whom, how well; None for what is no such file."""
+    try:
+        record = json.loads(card.read_text(encoding="utf-8"))
+        about, member = record["about"], record["members"][0]
+        asked = about["asked"]
+        columns = [*asked["targets"], *(c for c in (asked["time"], asked["event"]) if c)]
+        found = {n: i for n, i in about["metrics"].items() if n.rpartition(": ")[2] in CHIEF}
+        metrics = [(n, i["value"], i["low"], i["high"]) for n, i in found.items() if None not in i.values()]
+        tested = f"{about['patients']} patients, {len(record['members'])} folds"
+        return f"{member['task']['kind']} of {', '.join(columns)}", record["config"]["head"], tested, tuple(metrics)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None

@@ -13,10 +13,9 @@ from features.files import storage_errors, write_atomic
 from heads.evaluation import Answers, Evaluation
 from heads.tasks import DiscreteHazard, Survival
 from heads.trained import TrainedHead
+from pipeline.headfolder import PAGE
 from pipeline.plots import plots, png, svg
 from pipeline.report import page_environment
-
-PAGE = "report.html"
 
 MEANING = {
     "auroc": "area under the ROC curve; 0.5 is chance",

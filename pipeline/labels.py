@@ -329,7 +329,7 @@ def _torn(question: Question, known: Mapping[str, Values], patients: Mapping[str
     for column in question.asked:
         said = {(patient, known[s][column]) for s, patient in patients.items() if column in known[s]}
         if torn := sorted(p for p, n in Counter(p for p, _ in said).items() if n > 1):
-            ways = "" if question.task in _TIMED else "; if it is a matter of the slide, ask for slide_level"
+            ways = "" if question.task in _TIMED else "; if it is a matter of the slide, ask for --slide-level"
             faults.append(f"{_n(torn, 'patient')} with slides that differ in {column!r} ({some(torn)}){ways}")
     return faults
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ class DrawnMap:
     picture: Path  # `read_values` of it gives the values (N,)
     source: str  # see TileScores
     made_by: str
+    style: HeatStyle
 
 
 def write_overview(folder: SlideFolder, prepared: PreparedSlide) -> None:
@@ -81,7 +82,8 @@ def write_heatmap(folder: SlideFolder, record: SlideRecord, grid: TileGrid, scor
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path.with_suffix(".npy"), _npy(scores.values), durable=False)
-        label = {"title": scores.title, "source": scores.source, "made_by": scores.made_by, **_made_from(record)}
+        told = {"title": scores.title, "source": scores.source, "made_by": scores.made_by}
+        label = {**told, "style": asdict(scores.style), **_made_from(record)}
         write_atomic(path.with_suffix(".json"), json.dumps(label).encode(), durable=False)
         write_atomic(path, picture, durable=False)
     return path
@@ -94,8 +96,10 @@ def drawn_maps(folder: SlideFolder, record: SlideRecord) -> Iterator[DrawnMap]:
     """
     for path in sorted(folder.heatmaps.glob("*.json")):
         label = json.loads(path.read_text(encoding="utf-8"))
-        if {k: label.get(k) for k in _made_from(record)} == _made_from(record):
-            yield DrawnMap(label["title"], path.with_suffix(".png"), label["source"], label.get("made_by", ""))
+        if "style" in label and {k: label.get(k) for k in _made_from(record)} == _made_from(record):
+            style = label["style"] | {"limits": label["style"]["limits"] and tuple(label["style"]["limits"])}
+            shown = HeatStyle(**style)
+            yield DrawnMap(label["title"], path.with_suffix(".png"), label["source"], label["made_by"], shown)
 
 
 def _made_from(record: SlideRecord) -> dict[str, str]:

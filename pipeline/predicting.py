@@ -18,7 +18,7 @@ from heads.tasks import Biomarker, Classification, DiscreteHazard, Survival
 from heads.trained import TrainedHead
 from pipeline.headfolder import training_outcomes, unseen_by, value_names
 from pipeline.labels import Question
-from pipeline.training import FeatureSet, by_patient, labelled
+from pipeline.training import FeatureSet, join, labelled
 from wsi.errors import ManifestError, ToolkitError
 
 TRAINED_ON = "in training: told by the fold that left it out"
@@ -83,7 +83,7 @@ def answers_on(
 ) -> tuple[Answers, list[str]]:
     """What the head says of a labelled cohort, by patient; those it was trained on by the fold that left them out."""
     told = labelled(features, labels, question)
-    joined = by_patient(features, told)
+    joined = join(features, told, slide_level=question.slide_level)
     task = head.card.task
     if isinstance(task, Classification):
         _check_classes(task, joined.targets, labels)

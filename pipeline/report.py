@@ -125,6 +125,18 @@ class SlideReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadLine:
+    """A trained head of the run, in one line."""
+
+    name: str
+    task: str  # "classification of subtype"
+    network: str
+    tested: str  # "60 patients, 5 folds"
+    metrics: tuple[tuple[str, float, float, float], ...]  # name, value, limits of its interval
+    page: Link | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """All that the page shows of a run. An untrained encoder's labels are never shown, whatever the slides say."""
 
@@ -132,6 +144,7 @@ class RunReport:
     slides: Sequence[SlideReport]
     facts: Facts = ()  # of the run: encoder, tile, device, date, time taken
     warnings: tuple[str, ...] = ()
+    heads: tuple[HeadLine, ...] = ()
     untrained: bool = False  # the encoder has random weights
     domain: str = ""  # of the encoder, where it is limited: "synthetic tissue only"
     provenance: Facts = ()  # versions, sha256 of the weights, seed, host

@@ -17,20 +17,24 @@ from numpy.typing import NDArray
 from features import FeatureGrid
 from features.header import toolkit_version
 from features.spec import EncoderSpec
+from heads.checkpoint import CARD
 from pipeline import ledger
 from pipeline.console import last_line
 from pipeline.crops import crop_path, cut_crops
-from pipeline.heatmap import PROBABILITY, RELATIVE, HeatStyle, colour_scale, overlay
+from pipeline.headfolder import PAGE as HEAD_PAGE
+from pipeline.headfolder import about_of
+from pipeline.heatmap import HeatStyle, colour_scale, overlay
 from pipeline.inforce import InForce
 from pipeline.ledger import Outcome
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.overlay import Frame, Placement
-from pipeline.pictures import HEAD, read_image, read_values
+from pipeline.pictures import read_image, read_values
 from pipeline.record import SlideRecord
 from pipeline.report import (
     ClassScore,
     Counts,
     Failure,
+    HeadLine,
     Heatmap,
     Link,
     RunReport,
@@ -60,6 +64,7 @@ def make_report(out: OutputFolder, reader: ReaderProcess | None = None) -> None:
         RunReport(
             title=f"{len(slides)} slides: {out.path.resolve().name}",
             slides=slides,
+            heads=tuple(_heads(out)),
             facts=tuple(_run_facts(encoders, list(dict.fromkeys(tile for _, tile in gathering.specs)))),
             untrained=any(e.untrained for e in encoders),
             domain=next((e.domain for e in encoders if e.domain), ""),
@@ -167,10 +172,9 @@ def _scored(found: Scores) -> dict[str, Any]:
 def _heatmaps(folder: SlideFolder, record: SlideRecord, in_force: InForce) -> Iterator[Heatmap]:
     """Maps of the prompts in force and of heads."""
     for drawn in in_force.maps(folder, record):
-        style = RELATIVE if drawn.source.startswith(HEAD) else PROBABILITY
         place = (folder.features / record.current, folder.thumbnail, record.facts.bounds)
-        picture = _BareMap(*place, drawn.picture, style)
-        yield Heatmap(drawn.title, picture, colour_scale(read_values(drawn.picture), style))
+        picture = _BareMap(*place, drawn.picture, drawn.style)
+        yield Heatmap(drawn.title, picture, colour_scale(read_values(drawn.picture), drawn.style))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,15 @@ def _extremes(folder: SlideFolder, record: SlideRecord, grid: TileGrid, found: S
 
     top, bottom = end("top"), end("bottom")
     return {"tiles": TileExtremes(shown["score"], top, bottom)} if top or bottom else {}
+
+
+def _heads(out: OutputFolder) -> Iterator[HeadLine]:
+    """Those in OUT/heads, by name; what is no head, or damaged, is told by the commands that use it."""
+    for card in sorted(out.path.glob(f"heads/*/{CARD}")):
+        told, page = about_of(card), card.parent / HEAD_PAGE
+        if told is not None:
+            link = Link(card.parent.name, page.relative_to(out.path).as_posix()) if page.is_file() else None
+            yield HeadLine(card.parent.name, *told, link)
 
 
 def _run_facts(encoders: list[EncoderSpec], tiles: list[TileSpec]) -> Iterator[tuple[str, str]]:

@@ -109,22 +109,23 @@ class Trained:
 
     cv: CrossValidation
     evaluation: Evaluation
-    slides: tuple[tuple[str, ...], ...]  # of each patient
+    slides: tuple[tuple[str, ...], ...]  # of each bag
     notes: tuple[str, ...]
     caution: str
-    sites: tuple[str, ...] | None = None  # of each patient
+    sites: tuple[str, ...] | None = None  # of each bag
 
     @property
     def patients(self) -> tuple[str, ...]:
+        """Of each bag: once each, but where every slide is a bag."""
         return self.cv.answers.patients
 
 
 def train(features: FeatureSet, labels: Path | None, plan: Plan, progress: Callable[[str], None]) -> Trained:
     """Cross-validates a head on a cohort. Raises ManifestError or UsageError naming all that is wrong with it."""
     told = labelled(features, labels, plan.question)
-    joined = by_patient(features, told)
+    joined = join(features, told, slide_level=plan.question.slide_level)
     folds, notes = _folds(joined, plan)
-    progress(f"{len(joined.bags)} patients, {len(told.slide_ids)} slides, {int(folds.max()) + 1} folds")
+    progress(f"{len(set(joined.patients))} patients, {len(told.slide_ids)} slides, {int(folds.max()) + 1} folds")
     config = plan.config
     cv = cross_validate(
         joined.bags, joined.targets, folds, task=plan.question.task, groups=joined.patients, config=config,
@@ -145,7 +146,7 @@ def labelled(features: FeatureSet, labels: Path | None, question: Question) -> C
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Joined:
-    """One bag for each patient."""
+    """One bag for each patient, or for each slide; every field speaks of the bags one by one."""
 
     bags: list[PatientBag]
     patients: list[str]
@@ -154,11 +155,12 @@ class Joined:
     folds: tuple[str, ...] | None
 
 
-def by_patient(features: FeatureSet, told: Cohort) -> Joined:
-    """Slides of one patient become one bag; the table has seen to it that they agree."""
-    first = {patient: i for i, patient in reversed(list(enumerate(told.patients)))}
+def join(features: FeatureSet, told: Cohort, *, slide_level: bool) -> Joined:
+    """Slides of one patient become one bag, where the table has seen to it that they agree; or each its own."""
+    owners = told.slide_ids if slide_level else told.patients
+    first = {owner: i for i, owner in reversed(list(enumerate(owners)))}
     rows = sorted(first.values())
-    bags = PatientBag.join([features.bags[s] for s in told.slide_ids], told.patients)
+    bags = PatientBag.join([features.bags[s] for s in told.slide_ids], owners)
     sites = tuple(told.sites[i] for i in rows) if told.sites else None
     folds = tuple(told.folds[i] for i in rows) if told.folds else None
     return Joined(bags, [told.patients[i] for i in rows], take(told.targets, rows), sites, folds)

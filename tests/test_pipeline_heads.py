@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from heads import load_head
 from heads.bag import StoredBag
-from pipeline.headfolder import unseen_by
+from pipeline.headfolder import about_of, unseen_by
 from pipeline.training import features_elsewhere
 
 RNG = np.random.default_rng(5)
@@ -137,6 +137,35 @@ def test_sites_stay_whole_where_asked(cached: Path) -> None:
     for row in rows(cached / "clam" / "folds.csv"):
         found.setdefault(row["site"], set()).add(row["fold"])
     assert len(found) == 6 and all(len(folds) == 1 for folds in found.values())
+
+
+def test_slides_of_a_patient_may_differ_where_that_is_said(cached: Path, tmp_path: Path) -> None:
+    """The patients' second slides are called normal: then slides are told one by one, and folds stay of patients."""
+    table = [line.split(",") for line in (cached / "labels.csv").read_text().splitlines()]
+    for line in table[2::2]:
+        line[3] = "normal"
+    (tmp_path / "labels.csv").write_text("\n".join(map(",".join, table)) + "\n")
+    words = ["--labels", tmp_path / "labels.csv", "--target", "subtype", "--folds", "2", *FAST]
+    refused = wsi("train", "--features", cached / "h5_files", *words, cwd=tmp_path)
+    assert refused.returncode == 2 and "ask for --slide-level" in " ".join(refused.stderr.split())
+    done = wsi("train", "--features", cached / "h5_files", *words, "--slide-level", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    head = tmp_path / "heads" / "subtype-abmil"  # where nothing else is said
+    told = rows(head / "predictions.csv")
+    assert len(told) == 48 and [r["slides"] for r in told] == [f"s{i:02}" for i in range(48)]
+    assert [r["truth"] for r in told[1::2]] == ["normal"] * 24 and len({(r["patient"], r["fold"]) for r in told}) == 24
+    again = wsi("evaluate", head, "--labels", tmp_path / "labels.csv", "--draws", "5")
+    assert again.returncode == 0 and "24 patients" in again.stdout, again.stdout + again.stderr
+
+
+def test_a_head_is_told_in_one_line(head: Path, tmp_path: Path) -> None:
+    task, network, tested, metrics = about_of(head / "head.json") or ("", "", "", ())
+    assert (task, network, tested) == ("classification of subtype", "abmil", "24 patients, 3 folds")
+    overall = json.loads((head / "metrics.json").read_text())["overall"]["auroc"]
+    assert metrics == (("auroc", overall["value"], overall["low"], overall["high"]),)
+    for odd in ("{}", "no json", '{"about": {"asked": []}, "members": [1]}'):
+        (tmp_path / "head.json").write_text(odd)
+        assert about_of(tmp_path / "head.json") is None
 
 
 def test_features_of_another_encoder_or_tile_are_refused(cached: Path, head: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pipeline.report import (
     ClassScore,
     Counts,
     Failure,
+    HeadLine,
     Heatmap,
     Link,
     RunReport,
@@ -118,6 +119,18 @@ def test_a_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert not re.search(r"https?://", page.html)
     for anchor in page.all("a"):
         assert anchor["href"].startswith(("#", "slides/"))
+
+
+def test_heads_are_listed_with_their_metrics_and_a_link(tmp_path: Path) -> None:
+    link, tested = Link("sub type", "heads/sub type/report.html"), "60 patients, 5 folds"
+    lines = (
+        HeadLine("sub type", "classification of kind", "abmil", tested, (("auroc", 0.9126, 0.8, 1.0),), link),
+        HeadLine("bare <b>", "survival of months, died", "mean", tested, ()),
+    )
+    page = write(tmp_path, FULL, heads=lines)
+    assert "auroc 0.913 (0.800 - 1.000)" in page.words and "bare <b>" in page.words
+    assert [a["href"] for a in page.all("a") if a["href"].startswith("heads")] == ["heads/sub%20type/report.html"]
+    assert "Trained heads" not in write(tmp_path, FULL).words
 
 
 def test_the_policy_allows_the_one_script_by_its_hash(tmp_path: Path) -> None:

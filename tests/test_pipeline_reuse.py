@@ -16,6 +16,7 @@ from pipeline import ledger, stages
 from pipeline.config import RunConfig, load_config
 from pipeline.crops import shown_cells
 from pipeline.executor import SerialExecutor
+from pipeline.heatmap import PROBABILITY, SIGNED
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry, entries_from
 from pipeline.output import OutputFolder
@@ -246,8 +247,13 @@ def test_an_attention_map_of_other_tiles_is_left_out_of_the_report(here: Path) -
     folder = OutputFolder(here / "out").slide("s")
     bags = [Bag.from_grid(grid(here))] * 2
     head = train_head(bags, ["a", "b"], epochs=1)
-    write_heatmap(folder, record(here), grid(here).grid, head_maps(grid(here), record(here), head, "mine")[0])
-    assert [m.source for m in drawn_maps(folder, record(here))] == ["head mine", "prompts demo"]
+    maps = head_maps(grid(here), record(here), head, "mine")
+    for drawn in maps:
+        write_heatmap(folder, record(here), grid(here).grid, drawn)
+    found = list(drawn_maps(folder, record(here)))
+    assert [m.source for m in found] == ["head mine", "head mine", "prompts demo"]
+    assert [m.style for m in found] == [maps[0].style, maps[1].style, PROBABILITY]  # as drawn, so shown in the report
+    assert maps[1].style == SIGNED
     run(here, "tile.min_tissue=0.95")
     assert [m.source for m in drawn_maps(folder, record(here))] == ["prompts demo"]
     make_report(OutputFolder(here / "out"))

@@ -14,6 +14,7 @@ from heads.config import TrainConfig
 from pipeline.console import duration, open_console, table
 from pipeline.labels import Question
 from pipeline.output import OutputFolder, write_csv, write_text
+from pipeline.zeroshot import file_name
 from wsi.errors import UsageError
 
 RESEARCH = "research use only, not a diagnosis"
@@ -37,10 +38,12 @@ def question(  # noqa: PLR0917 (one argument for each option)
     group: str | None,
     site: str | None,
     fold: str | None,
+    slide_level: bool,
 ) -> Question:
     """What the columns say; wrong ones are told with the table in hand."""
     targets = tuple(t.strip() for t in (target or "").split(",") if t.strip())
-    return Question(task, targets, time=time_column, event=event, patient=group, site=site, fold=fold)
+    columns = {"time": time_column, "event": event, "patient": group, "site": site, "fold": fold}
+    return Question(task, targets, **columns, slide_level=slide_level)
 
 
 def plan(asked: Question, head: str, folds: int, draws: int, seed: int, settings: Sequence[str] | None) -> Any:  # noqa: PLR0917
@@ -49,7 +52,9 @@ def plan(asked: Question, head: str, folds: int, draws: int, seed: int, settings
     return Plan(asked, with_settings(TrainConfig(head=head, seed=seed), settings or ()), folds, draws)
 
 
-def train(run: Path | None, features: Path | None, labels: Path | None, out: Path, asked: Question, wanted: Any) -> int:  # noqa: PLR0917
+def train(  # noqa: PLR0917 (one argument for each option)
+    run: Path | None, features: Path | None, labels: Path | None, out: Path | None, asked: Question, wanted: Any
+) -> int:
     """`wsi train`. 0, or the exit code of what is wrong."""
     from pipeline.headfolder import save
     from pipeline.headreport import write_head_report
@@ -57,17 +62,24 @@ def train(run: Path | None, features: Path | None, labels: Path | None, out: Pat
 
     console, started = open_console(), time.monotonic()
     source = _features(run, features)
+    out = out or (run or Path()) / "heads" / _name(asked, wanted.config.head)
     trained = train_on(source, labels, wanted, console.print)
     for note in trained.notes:
         console.print(f"note: {note}")
     about = {"labels": str(labels or ""), "features": str((features or run or Path()).absolute()), **asdict(asked)}
     head = save(trained, out, about)
     page = write_head_report(out, head, trained.cv.answers, trained.evaluation)
-    console.print(metrics_table(trained.evaluation, f"{wanted.config.head}, {len(trained.patients)} patients"))
+    console.print(metrics_table(trained.evaluation, f"{wanted.config.head}, {len(set(trained.patients))} patients"))
     if trained.caution:
         console.print(f"The features are of limited worth ({trained.caution}): so is this head.")
     console.print(f"head: {out}; report: {page}  ({duration(time.monotonic() - started)} in all; {RESEARCH})")
     return 0
+
+
+def _name(asked: Question, head: str) -> str:
+    """Of the head's folder, where none is given: what it tells, and by what."""
+    what = "-".join(asked.targets) or asked.task
+    return f"{file_name(what)}-{head}"
 
 
 def predict(run: Path | None, features: Path | None, head: Path, wishes: Wishes) -> int:
@@ -106,7 +118,7 @@ def evaluate(head: Path, labels: Path | None, on: Path | None, features: Path | 
 
     console, trained = open_console(), load_head(head)
     asked = trained.card.about.get("asked", {})
-    names = ("task", "targets", "time", "event", "patient", "id")
+    names = ("task", "targets", "time", "event", "patient", "id", "slide_level")
     known: dict[str, Any] = {n: asked[n] for n in names if n in asked}
     if not known:
         raise UsageError(f"{head}: does not tell what it was trained for.", hint="Train it with `wsi train`.")
@@ -118,7 +130,7 @@ def evaluate(head: Path, labels: Path | None, on: Path | None, features: Path | 
     evaluation = judged(answers, draws=draws)
     name = labels.stem if labels else "own-labels"
     write_text(head / f"evaluation-{name}.json", json.dumps({**evaluation.as_json(), "notes": notes}, indent=1) + "\n")
-    console.print(metrics_table(evaluation, f"{head} on {len(answers.patients)} patients"))
+    console.print(metrics_table(evaluation, f"{head} on {len(set(answers.patients))} patients"))
     console.print(f"{head / f'evaluation-{name}.json'}  ({RESEARCH})")
     return 0
 

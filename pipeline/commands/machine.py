@@ -26,10 +26,11 @@ def doctor(out: Path, encoder: str) -> int:
 
 def models_list() -> None:
     from features import available_encoders
-    from heads import available_prompts
+    from heads import available_heads, available_prompts
 
     console = open_console()
     console.print(table("encoders", ("name", "from", "what it is"), available_encoders()))
+    console.print(table("heads", ("name", "from", "what it is"), available_heads()))
     console.print(f"\nprompt sets: {', '.join(available_prompts())}; or any TOML/JSON file")
 
 
