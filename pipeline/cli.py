@@ -189,7 +189,10 @@ def train(
         str, typer.Option(help="classification, biomarker, regression, survival (Cox) or hazard (discrete time).")
     ] = "classification",
     time: Annotated[str | None, typer.Option(help="Column of survival times.", show_default=False)] = None,
-    event: Annotated[str | None, typer.Option(help="Column of events.", show_default=False)] = None,
+    event: Annotated[str | None, typer.Option(help="Column of events: 1 seen, 0 censored.", show_default=False)] = None,
+    censored: Annotated[
+        str | None, typer.Option(help="In its place: a column that is 1 for the censored.", show_default=False)
+    ] = None,
     head: Annotated[str, typer.Option(help="See `wsi models list`.")] = "abmil",
     folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation.")] = 5,
     group: Annotated[
@@ -213,7 +216,10 @@ def train(
     """Train and test a slide-level head on cached features: cross-validated by patient, with intervals and plots."""
     from pipeline.commands import heads
 
-    question = heads.question(task, target, time, event, group, site, fold_column, slide_level)
+    columns = {
+        "time": time, "event": event, "censored": censored, "patient": group, "site": site, "fold": fold_column
+    }  # fmt: skip
+    question = heads.question(task, target, columns, slide_level=slide_level)
     raise typer.Exit(
         heads.train(run, features, labels, out, question, heads.plan(question, head, folds, draws, seed, settings))
     )

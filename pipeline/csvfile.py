@@ -107,6 +107,12 @@ def event(cell: str) -> int | None:
     return _either(cell, _SEEN, _CENSORED)
 
 
+def censored(cell: str) -> int | None:
+    """What `event` says, of a column that says 1 of the censored. Words for life and death are of no such column."""
+    said = _either(cell, frozenset(("true", "yes")), frozenset(("false", "no")))
+    return None if said is None else 1 - said
+
+
 def answer(cell: str) -> int | None:
     """1 for yes and positive, 0 for no and negative."""
     return _either(cell, _POSITIVE, _NEGATIVE)

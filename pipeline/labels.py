@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from heads.problems import some
-from pipeline.csvfile import Row, Table, answer, csv_error, event, is_missing, number, positive_number, read_table
-from pipeline.manifest import safe_id
+from pipeline.csvfile import Table, answer, censored, csv_error, event, is_missing, number, positive_number, read_table
+from pipeline.rowlinks import Links, count, link
 
 __all__ = ["TASKS", "Cohort", "Question", "Table", "cohort", "read_table"]
 
@@ -29,6 +26,7 @@ _TEXT: Reader = (str, "text")
 _NUMBER: Reader = (number, "a number")
 _TIME: Reader = (positive_number, "a number above 0")
 _EVENT: Reader = (event, "1 or 0, true or false, yes or no, dead or alive, deceased or living")
+_CENSORED: Reader = (censored, "1 (censored) or 0 (seen), true or false, yes or no")
 _ANSWER: Reader = (answer, "1 or 0, true or false, yes or no, positive or negative")
 
 
@@ -39,11 +37,12 @@ class Question:
     task: str  # one of TASKS
     targets: tuple[str, ...] = ()  # one column, for a biomarker any number; none where time and event are asked
     time: str | None = None  # above 0, in any unit
-    event: str | None = None  # 1 seen, 0 censored, or words for these
+    event: str | None = None  # 1 seen, 0 censored, or words for these; the other way round if `censoring`
     patient: str | None = None  # `patient`, else what the run knows, else each slide is its own patient
     site: str | None = None  # no sites
     fold: str | None = None  # no split of one's own
     id: str | None = None  # `id`, `slide`, else the column that names most slides, else patients are matched
+    censoring: bool = False  # True: the column `event` says 1 of the censored, as `censorship` in many tables does
     slide_level: bool = False  # True: slides of one patient may differ, as tumour and normal tissue do
 
     @property
@@ -81,11 +80,11 @@ def cohort(
     if question.task not in TASKS or question.id not in (None, *table.columns):
         raise csv_error(table.path, faults, _HINT)
     asked = _present(table, question)
-    link = _link(table, asked, slide_ids, owners)
-    known, wrong, repeated = _read(asked, link)
+    links = link(table, asked.id, asked.patient, slide_ids, owners)
+    known, wrong, repeated = _read(asked, links)
     kept = [s for s in slide_ids if _is_answered(asked, known.get(s, {}))]
     patients, doubts = _patients(asked, known, kept, owners)
-    faults += [*link.faults, *wrong, *_torn(asked, known, patients), *_gaps(asked, known, kept)]
+    faults += [*links.faults, *wrong, *_torn(asked, known, patients), *_gaps(asked, known, kept)]
     if faults := faults or _hollow(asked, [known[s] for s in kept]):
         raise csv_error(table.path, faults, _HINT)
     return Cohort(
@@ -94,7 +93,7 @@ def cohort(
         sites=tuple(str(known[s][asked.site]) for s in kept) if asked.site else None,
         folds=tuple(str(known[s][asked.fold]) for s in kept) if asked.fold else None,
         targets=_targets(asked, [known[s] for s in kept]),
-        notes=(*link.notes, *repeated, *_left_out(asked, known, slide_ids), *doubts),
+        notes=(*links.notes, *repeated, *_left_out(asked, known, slide_ids), *doubts),
     )
 
 
@@ -137,119 +136,6 @@ def _present(table: Table, question: Question) -> Question:
     )
 
 
-# Which slides a row speaks of.
-
-
-@dataclass(frozen=True, slots=True)
-class _Link:
-    rows: tuple[tuple[Row, str, tuple[str, ...]], ...]  # rows that speak of slides, of whom in words, and their ids
-    faults: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def _link(table: Table, question: Question, slide_ids: Sequence[str], owners: Mapping[str, str]) -> _Link:
-    called, owned = _called(slide_ids), _owned(slide_ids, owners)
-    usual = [question.id] if question.id else [c for c in ("id", "slide") if c in table.columns]
-    for column in usual:
-        if any(_slides_of(row, column, called) for row in table.rows):
-            return _by_slide(table, column, called)
-    if question.id:
-        return _Link((), (_strangers(table, usual, slide_ids),))
-    guess, slides = _best(table, table.columns, called)
-    patient, through = _best(table, [question.patient] if question.patient else table.columns, owned)
-    if through > slides:
-        return _by_patient(table, patient, owned)
-    if slides:
-        return _by_slide(table, guess, called, f"slides are matched by the column {guess!r}")
-    return _Link((), (_strangers(table, usual, slide_ids),))
-
-
-def _called(slide_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Slides by all they may be called: by file, which several folders may have, and by id, which goes first."""
-    by_file: dict[str, tuple[str, ...]] = {}
-    for slide in slide_ids:
-        file = slide.rpartition("__")[2]  # a__s is s in folder a
-        by_file[file] = (*by_file.get(file, ()), slide)
-    return by_file | {slide: (slide,) for slide in slide_ids}
-
-
-def _owned(slide_ids: Sequence[str], owners: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    owned: dict[str, tuple[str, ...]] = {}
-    for slide in slide_ids:
-        if owner := owners.get(slide):
-            owned[owner] = (*owned.get(owner, ()), slide)
-    return owned
-
-
-def _best(table: Table, columns: Sequence[str], called: Mapping[str, tuple[str, ...]]) -> tuple[str, int]:
-    """The column that names most slides, and how many."""
-    return max(((c, len(_reached(table, c, called))) for c in columns), key=lambda found: found[1])
-
-
-def _reached(table: Table, column: str, called: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """Slides that a column names. By plain names of files only, since every column of a large table is tried."""
-    files = ((cell, cell.replace("\\", "/").rpartition("/")[2]) for cell in {row.cells[column] for row in table.rows})
-    return {s for cell, file in files for name in (cell, file, file.rpartition(".")[0]) for s in called.get(name, ())}
-
-
-def _name(row: Row, column: str) -> str:
-    """What a row calls its slide. As in a manifest, an empty id leaves it to the file. NA is a name like others."""
-    return row.cells[column] or (row.cells.get("slide", "") if column == "id" else "")
-
-
-def _slides_of(row: Row, column: str, called: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    name = _name(row, column)
-    in_folder = re.search(r"[/\\]", name)
-    for spelling in _spellings(name):
-        found = called.get(spelling, ())
-        if found == (spelling,) or (found and not in_folder):  # b/s is not a/s
-            return found
-    return ()
-
-
-def _spellings(name: str) -> Iterator[str]:
-    """Ids that `pipeline.manifest` may give a slide of this name or path: the longest path first."""
-    yield name
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    for i in range(len(parts)):
-        tail = PurePosixPath(*parts[i:])
-        if tail.name:
-            bare = safe_id(str(tail.with_suffix("")))
-            yield from (safe_id(str(tail)), bare)
-            yield f"{bare}-{hashlib.sha256(str(tail).encode()).hexdigest()[:8]}"  # s.svs beside s.tif
-
-
-def _by_slide(table: Table, column: str, called: Mapping[str, tuple[str, ...]], *notes: str) -> _Link:
-    names = [(row, _name(row, column), _slides_of(row, column, called)) for row in table.rows]
-    nameless = [row.line for row, name, _ in names if not name]
-    unknown = dict.fromkeys(name for _, name, slides in names if name and not slides)
-    do = "does" if len(unknown) == 1 else "do"
-    told = [
-        f"{_n(nameless, 'row')} without a slide's name (line {some(nameless)})" if nameless else "",
-        f"labels for {_n(unknown, 'slide')} that {do} not exist ({some(list(unknown))})" if unknown else "",
-    ]
-    unclear = [f"line {row.line}: {name!r} may be {some(s)}; give the id" for row, name, s in names if len(s) > 1]
-    rows = tuple((row, f"slide {slides[0]!r}", slides) for row, _, slides in names if len(slides) == 1)
-    return _Link(rows, tuple(unclear), (*notes, *filter(None, told)))
-
-
-def _by_patient(table: Table, column: str, owned: Mapping[str, tuple[str, ...]]) -> _Link:
-    cells = [(row, row.cells[column]) for row in table.rows]
-    unknown = dict.fromkeys(cell for _, cell in cells if cell not in owned)
-    notes = [f"patients are matched by the column {column!r}, each slide taking what is said of its patient"]
-    if unknown:
-        notes.append(f"labels for {_n(unknown, 'patient')} without a slide ({some(list(unknown))})")
-    rows = tuple((row, f"patient {cell!r}", owned[cell]) for row, cell in cells if cell in owned)
-    return _Link(rows, (), tuple(notes))
-
-
-def _strangers(table: Table, usual: Sequence[str], slide_ids: Sequence[str]) -> str:
-    told = f"no row names one of the {_n(slide_ids, 'slide')} of this run ({some(slide_ids)})"
-    if usual:
-        return f"{told}: the column {usual[0]!r} says {some([_name(row, usual[0]) for row in table.rows])}"
-    return f"{told} in any column: {', '.join(table.columns)}"
-
-
 # What it says of them.
 
 
@@ -258,25 +144,26 @@ def _readers(question: Question) -> dict[str, Reader]:
     kinds = {"regression": _NUMBER, "biomarker": _ANSWER}
     readers = {c: _TEXT for c in (question.patient, question.site, question.fold) if c}
     readers |= {c: kinds.get(question.task, _TEXT) for c in question.targets}
-    return readers | {c: how for c, how in ((question.time, _TIME), (question.event, _EVENT)) if c}
+    ends = (question.event, _CENSORED if question.censoring else _EVENT)
+    return readers | {c: how for c, how in ((question.time, _TIME), ends) if c}
 
 
-def _read(question: Question, link: _Link) -> tuple[dict[str, Values], list[str], list[str]]:
+def _read(question: Question, links: Links) -> tuple[dict[str, Values], list[str], list[str]]:
     """What is known of each slide; all that cannot be read or disagrees; and which rows said nothing new."""
     readers = _readers(question)
     odd: dict[str, dict[str, int]] = {}  # column -> cells that cannot be read, with the line of the first
     said: dict[tuple[str, tuple[str, ...]], list[tuple[int, Values]]] = {}
-    for row, who, slides in link.rows:
+    for row, who, slides in links.rows:
         values = {c: readers[c][0](row.cells[c]) for c in readers if not is_missing(row.cells[c])}
         for column in [c for c, value in values.items() if value is None]:
             odd.setdefault(column, {}).setdefault(row.cells[column], row.line)
         said.setdefault((who, slides), []).append((row.line, {c: v for c, v in values.items() if v is not None}))
     wrong = [f"{c!r} must be {readers[c][1]}, not {some(_at(cells))}" for c, cells in odd.items()]
-    wrong += [_mixed(c, link) for c, how in readers.items() if how in (_NUMBER, _TIME)]
+    wrong += [_mixed(c, links) for c, how in readers.items() if how in (_NUMBER, _TIME)]
     wrong += [fault for (who, _), rows in said.items() for fault in _quarrels(who, rows)]
     merged = [(slides, {c: v for _, values in rows for c, v in values.items()}) for (_, slides), rows in said.items()]
     again = [line for rows in said.values() for line, _ in rows[1:]]
-    notes = [f"{_n(again, 'row')} repeated what another says, and merged (line {some(again)})"] if again else []
+    notes = [f"{count(again, 'row')} repeated what another says, and merged (line {some(again)})"] if again else []
     return {slide: values for slides, values in merged for slide in slides}, [w for w in wrong if w], notes
 
 
@@ -284,9 +171,9 @@ def _at(cells: Mapping[Any, int]) -> list[str]:
     return [f"{cell!r} (line {line})" for cell, line in cells.items()]
 
 
-def _mixed(column: str, link: _Link) -> str:
+def _mixed(column: str, links: Links) -> str:
     """1,234 and 1.234 in one column: one of them is no decimal."""
-    numbers = [row.cells[column] for row, _, _ in link.rows if number(row.cells[column]) is not None]
+    numbers = [row.cells[column] for row, _, _ in links.rows if number(row.cells[column]) is not None]
     found = [next((n for n in numbers if mark in n), None) for mark in ",."]
     return "" if None in found else f"{column!r} mixes decimal commas and points ({some(found)})"
 
@@ -312,9 +199,9 @@ def _patients(
     other = [s for s in kept if told[s] and owners.get(s, told[s]) != told[s]]
     doubts = []
     if alone:
-        doubts.append(f"{_n(alone, 'slide')} without a patient, each counted as one ({some(alone)})")
+        doubts.append(f"{count(alone, 'slide')} without a patient, each counted as one ({some(alone)})")
     if other:
-        doubts.append(f"{_n(other, 'slide')} of another patient in the table, which is believed ({some(other)})")
+        doubts.append(f"{count(other, 'slide')} of another patient in the table, which is believed ({some(other)})")
     return {s: told[s] or owners.get(s) or s for s in kept}, doubts
 
 
@@ -330,13 +217,13 @@ def _torn(question: Question, known: Mapping[str, Values], patients: Mapping[str
         said = {(patient, known[s][column]) for s, patient in patients.items() if column in known[s]}
         if torn := sorted(p for p, n in Counter(p for p, _ in said).items() if n > 1):
             ways = "" if question.task in _TIMED else "; if it is a matter of the slide, ask for --slide-level"
-            faults.append(f"{_n(torn, 'patient')} with slides that differ in {column!r} ({some(torn)}){ways}")
+            faults.append(f"{count(torn, 'patient')} with slides that differ in {column!r} ({some(torn)}){ways}")
     return faults
 
 
 def _gaps(question: Question, known: Mapping[str, Values], kept: Sequence[str]) -> list[str]:
     gaps = {c: [s for s in kept if c not in known[s]] for c in (question.site, question.fold) if c}
-    return [f"{_n(without, 'slide')} without {c!r} ({some(without)})" for c, without in gaps.items() if without]
+    return [f"{count(without, 'slide')} without {c!r} ({some(without)})" for c, without in gaps.items() if without]
 
 
 def _hollow(question: Question, rows: Sequence[Values]) -> list[str]:
@@ -374,13 +261,9 @@ def _targets(question: Question, rows: Sequence[Values]) -> Any:
 def _left_out(question: Question, known: Mapping[str, Values], slide_ids: Sequence[str]) -> list[str]:
     without = [s for s in slide_ids if not _is_answered(question, known.get(s, {}))]
     half = [s for s in without if any(c in known.get(s, {}) for c in question.asked)]
-    notes = [f"{_n(without, 'slide')} without labels ({some(without)})"] if without else []
+    notes = [f"{count(without, 'slide')} without labels ({some(without)})"] if without else []
     if half:
-        notes.append(f"{_n(half, 'slide')} of these with a time or an event, but not both ({some(half)})")
-    if question.event and "cens" in question.event.casefold():
-        notes.append(f"1 in {question.event!r} is read as an event; many tables call the censored 1")
+        notes.append(f"{count(half, 'slide')} of these with a time or an event, but not both ({some(half)})")
+    if question.event and "cens" in question.event.casefold() and not question.censoring:
+        notes.append(f"1 in {question.event!r} is read as an event; if it is of the censored, use --censored")
     return notes
-
-
-def _n(things: Sized, what: str) -> str:
-    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"

@@ -150,9 +150,17 @@ def test_decimal_commas_are_numbers(tmp_path: Path) -> None:
 def test_a_column_of_the_censored_is_doubted(tmp_path: Path) -> None:
     question = Question("survival", time="time", event="Censorship")
     assert any(
-        "many tables call the censored 1" in n
+        "if it is of the censored, use --censored" in n
         for n in ask(tmp_path, "slide,time,Censorship\na,1,1\nb,2,0\n", question).notes
     )
+
+
+def test_a_column_of_the_censored_is_turned_round(tmp_path: Path) -> None:
+    question = Question("survival", time="time", event="Censorship", censoring=True)
+    found = ask(tmp_path, "slide,time,Censorship\na,1,1\nb,2,0\nc,3,yes\nd,4,false\ne,5,\n", question)
+    assert found.targets == [(1.0, 0), (2.0, 1), (3.0, 0), (4.0, 1)] and not any("--censored" in n for n in found.notes)
+    with pytest.raises(ManifestError, match=r"'Censorship' must be 1 \(censored\) or 0 \(seen\).*'dead' \(line 2\)"):
+        ask(tmp_path, "slide,time,Censorship\na,1,dead\nb,2,0\n", question)
 
 
 # Matching

@@ -30,20 +30,14 @@ class Wishes:
     scale: str
 
 
-def question(  # noqa: PLR0917 (one argument for each option)
-    task: str,
-    target: str | None,
-    time_column: str | None,
-    event: str | None,
-    group: str | None,
-    site: str | None,
-    fold: str | None,
-    slide_level: bool,
-) -> Question:
-    """What the columns say; wrong ones are told with the table in hand."""
+def question(task: str, target: str | None, columns: dict[str, str | None], *, slide_level: bool) -> Question:
+    """What the options say; wrong columns are told with the table in hand."""
     targets = tuple(t.strip() for t in (target or "").split(",") if t.strip())
-    columns = {"time": time_column, "event": event, "patient": group, "site": site, "fold": fold}
-    return Question(task, targets, **columns, slide_level=slide_level)
+    event, censored = columns["event"], columns.pop("censored")
+    if event and censored:
+        raise UsageError("--event and --censored say the same thing.", hint="Give the one that your table has.")
+    given = {**columns, "event": event or censored}
+    return Question(task, targets, **given, censoring=bool(censored), slide_level=slide_level)
 
 
 def plan(asked: Question, head: str, folds: int, draws: int, seed: int, settings: Sequence[str] | None) -> Any:  # noqa: PLR0917
@@ -118,7 +112,7 @@ def evaluate(head: Path, labels: Path | None, on: Path | None, features: Path | 
 
     console, trained = open_console(), load_head(head)
     asked = trained.card.about.get("asked", {})
-    names = ("task", "targets", "time", "event", "patient", "id", "slide_level")
+    names = ("task", "targets", "time", "event", "patient", "id", "censoring", "slide_level")
     known: dict[str, Any] = {n: asked[n] for n in names if n in asked}
     if not known:
         raise UsageError(f"{head}: does not tell what it was trained for.", hint="Train it with `wsi train`.")
