@@ -20,6 +20,9 @@ _REFUSED = {
     errno.EPERM: "operation not permitted",
     errno.EROFS: "the file system is read-only",
     errno.EIO: "the disk answers with an input/output error",
+    errno.EISDIR: "a folder lies where the file is to be",
+    errno.ENOTDIR: "a file lies where its folder is to be",
+    errno.EEXIST: "a file lies where its folder is to be",
 }
 
 

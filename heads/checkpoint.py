@@ -21,7 +21,7 @@ from heads.problems import refuse
 from heads.tasks import Task, task_class
 from wsi.errors import ArtefactError, UsageError
 
-FORMAT, VERSION = "mil-head", 2
+FORMAT, VERSION = "mil-head", 3
 WEIGHTS, CARD = "head.safetensors", "head.json"
 
 
@@ -59,12 +59,20 @@ def pack(card: HeadCard, models: list[HeadModel]) -> tuple[bytes, bytes]:
         written["task"] = {"kind": member.task.kind, **written["task"]}
     sha = hashlib.sha256(weights).hexdigest()
     record = {"format": FORMAT, "version": VERSION, **fields, "weights_sha256": sha}
-    return json.dumps(record, indent=1).encode(), weights
+    return json.dumps({**record, "card_sha256": _sealed(record)}, indent=1).encode(), weights
+
+
+def _sealed(record: dict[str, Any]) -> str:
+    """SHA-256 of all that head.json says but this: a class renamed by hand would rename every answer."""
+    told = {name: value for name, value in record.items() if name != "card_sha256"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def unpack(written: bytes, weights: bytes, source: str) -> tuple[HeadCard, tuple[Member, ...]]:
     """What `pack` packed; `source` names it in errors. Raises ArtefactError for anything else, and newer versions."""
     record = _record(written, source)
+    if record.get("card_sha256") != _sealed(record):
+        raise _damaged(source, f"{CARD} was changed after it was written")
     if hashlib.sha256(weights).hexdigest() != record.get("weights_sha256"):
         raise _damaged(source, f"{WEIGHTS} is not the file {CARD} was written with")
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from heads.problems import refuse
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 LEAST_STEPS = 200
 
 _COUNTS = ("epochs", "hidden", "attention", "batch_bags", "tiles_per_bag", "bins", "patience")
+
+
+def _open_or(value: Any, fits: Callable[[float], bool]) -> bool:
+    """Whether a setting is left open (None), or a number that fits. NaN fits nothing."""
+    return value is None or (type(value) in (int, float) and fits(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class TrainConfig:
     dropout: float | None = None  # share of units dropped in training
     batch_bags: int | None = None  # bags a step, evened out; Cox takes up to 64, since a step compares its bags only
     tiles_per_bag: int | None = None  # at most so many, drawn anew each epoch; None: all of them, always
-    validation: float = 0.15  # share of the patients kept back for temperature and thresholds; none below 20 patients
+    validation: float = 0.15  # share of the patients kept back for temperature and thresholds, where enough for these
     patience: int | None = None  # epochs without a better validation loss after which to stop; None: the last epoch
     bins: int = 4  # of discrete-time survival
     seed: int = 0  # of the first weights, dropout, the order of bags and the draws of tiles
@@ -46,16 +52,18 @@ class TrainConfig:
             for name in _COUNTS
             if (n := getattr(self, name)) is not None and (type(n) is not int or n < 1)
         ]
-        if type(self.seed) is not int:
-            problems.append(f"seed is {self.seed!r}, not a whole number")
-        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
-            problems.append(f"lr is {self.lr}, not above 0")
-        if self.weight_decay is not None and not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            problems.append(f"weight_decay is {self.weight_decay}, not at least 0")
+        if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
+            problems.append(f"seed is {self.seed!r}, not a whole number from 0 to below 2^63")
+        names = {"head": self.head, "device": self.device}
+        problems += [f"{name} is {value!r}, not a name" for name, value in names.items() if not isinstance(value, str)]
+        if not _open_or(self.lr, lambda lr: 0 < lr < math.inf):
+            problems.append(f"lr is {self.lr!r}, not a number above 0")
+        if not _open_or(self.weight_decay, lambda decay: 0 <= decay < math.inf):
+            problems.append(f"weight_decay is {self.weight_decay!r}, not a number of at least 0")
         for name in ("dropout", "validation"):
             share = getattr(self, name)
-            if share is not None and not 0 <= share < 1:
-                problems.append(f"{name} is {share}, not a share from 0 to below 1")
+            if not _open_or(share, lambda s: 0 <= s < 1) or (name == "validation" and share is None):
+                problems.append(f"{name} is {share!r}, not a share from 0 to below 1")
         if self.patience is not None and not self.validation:
             problems.append("patience needs a validation share")
         refuse(problems, "The training settings are wrong")

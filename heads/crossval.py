@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from heads.bag import BagLike
 from heads.config import TrainConfig
-from heads.evaluation import Answers, Outcome
+from heads.evaluation import Answers, Outcome, judged_times
 from heads.feed import Feed
 from heads.fitting import Lesson, fit_member
 from heads.member import Member
@@ -22,8 +22,6 @@ from heads.splits import check_split
 from heads.targets import as_pairs, strata_of
 from heads.trained import TrainedHead
 from heads.training import assemble, check_lesson, divide, gaps
-
-CURVE_TIMES = 50  # times at which out-of-fold survival curves are kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +35,7 @@ class CrossValidation:
 def cross_validate(
     bags: Sequence[BagLike],
     targets: Any,
-    folds: NDArray[np.int64],
+    folds: Sequence[Hashable] | NDArray[np.int64],
     *,
     task: str = "classification",
     groups: Sequence[str] | None = None,
@@ -46,20 +44,20 @@ def cross_validate(
 ) -> CrossValidation:
     """Trains a head for each fold and tests it there.
 
-    `folds` (n,) 0..k-1 from `heads.splits`, `groups` the patient of each bag (default: each bag its own). Scale, bins,
-    temperature and thresholds come from the training folds alone, and the last epoch counts, so nothing is chosen on a
-    test fold. Raises UsageError as `train_head` does, where a patient is in two folds, and where a fold's training bags
-    lack what the task needs.
+    `folds` (n,) from `heads.splits`, or names of your own; `groups` the patient of each bag (default: each its own).
+    Scale, bins, temperature and thresholds come from the training folds alone, and the last epoch counts, so nothing is
+    chosen on a test fold. Raises UsageError as `train_head` does, where a patient is in two folds, and where a fold's
+    training bags lack what the task needs.
     """
     config = config or TrainConfig()
     head_kind(config.head)
-    check_lesson(bags, targets, task)
     patients = [bag.slide_id for bag in bags] if groups is None else list(groups)
-    check_split(patients, folds.tolist())
+    check_lesson(bags, targets, task, patients)
+    folds = check_split(patients, np.asarray(folds).tolist())  # numbered from 0, whatever they were called
     feed, strata = Feed(bags), strata_of(targets, task)
     members = []
     for fold in range(int(folds.max()) + 1):
-        training, validation = divide(np.flatnonzero(folds != fold), patients, strata, config)
+        training, validation = divide(np.flatnonzero(folds != fold), patients, strata, task, config)
         refuse(gaps(targets, training, task), f"Fold {fold + 1} leaves too little to train on", "Use other folds.")
         members.append(fit_member(Lesson(feed, targets, task, training, validation), config))
         progress(
@@ -76,7 +74,7 @@ def cross_validate(
         thresholds=_thresholds(members, folds),
         times=times,
         survival=survival,
-        training=tuple(_outcomes(targets, folds)) if times is not None else (),
+        training=tuple(_outcomes(targets, folds)) if task in ("survival", "hazard") else (),
     )
     return CrossValidation(assemble(bags, members, config), answers)
 
@@ -94,13 +92,11 @@ def _outcomes(targets: Any, folds: NDArray[np.int64]) -> Iterator[Outcome]:
 
 
 def _times(targets: Any, task: str, folds: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """Up to CURVE_TIMES times between the 5th and the 80th percentile of the events, where every fold can be judged."""
     if task not in ("survival", "hazard"):
         return None
     time, event = as_pairs(targets)[0].T
-    grid = np.unique(np.quantile(time[event == 1], np.linspace(0.05, 0.8, CURVE_TIMES)))
     ends = [usual_tau(time[folds != f], event[folds != f], time, event) for f in range(int(folds.max()) + 1)]
-    return grid[grid < min(ends)]
+    return judged_times(time, event, ends)
 
 
 def _out_of_fold(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from heads.metrics.survival import survival_metrics, usual_tau
 from heads.problems import refuse
 from heads.targets import as_pairs
 from heads.tasks import Biomarker, Classification, DiscreteHazard, Regression, Survival, Task
+
+CURVE_TIMES = 50  # times at which survival curves are kept and judged
 
 Statistic = Callable[[Rows], dict[str, float]]
 Outcome = tuple[NDArray[np.float64], NDArray[np.float64]]  # time and event
@@ -60,6 +62,19 @@ class Evaluation:
         }
         folds = [{name: _known(value) for name, value in fold.items()} for fold in self.folds]
         return {"overall": intervals, "folds": folds, "level": self.level}
+
+
+def judged_times(
+    time: NDArray[np.float64], event: NDArray[np.float64], ends: Sequence[float]
+) -> NDArray[np.float64] | None:
+    """Up to CURVE_TIMES times between the 5th and the 80th percentile of the events, before every fold's end.
+
+    None where fewer than two are left: then no curve is drawn.
+    """
+    seen = time[event == 1]
+    grid = np.unique(np.quantile(seen, np.linspace(0.05, 0.8, CURVE_TIMES))) if len(seen) else seen
+    grid = grid[grid < min(ends)]
+    return grid if len(grid) > 1 else None
 
 
 def evaluate(answers: Answers, *, draws: int = 1000, seed: int = 0) -> Evaluation:
@@ -104,6 +119,8 @@ def _classes(answers: Answers, task: Classification) -> Statistic:
 
     def statistic(rows: Rows) -> dict[str, float]:
         found = classification_metrics(y[rows], p[rows])
+        if not task.ordered:
+            del found["kappa_quadratic"]
         if len(task.classes) > 2:
             each = per_class_auroc(y[rows], p[rows])
             return found | {f"auroc: {name}": value for name, value in zip(task.classes, each, strict=True)}

@@ -25,7 +25,7 @@ from heads.networks.registry import Architecture, Recipe, head_kind
 from heads.optimise import Steps
 from heads.targets import take
 from heads.tasks import Task, task_class
-from wsi.errors import UsageError
+from wsi.errors import SetupError, UsageError
 
 SMALL_STEP = 5e7  # multiplications in a step's first layer; two threads gain nothing below
 
@@ -53,7 +53,11 @@ def fit_member(lesson: Lesson, config: TrainConfig) -> Member:
         model = HeadModel(architecture.build())
         model.standardise_by(*lesson.feed.scale(lesson.training))
         course = _Course(lesson, task, config, kind.recipe, model.to(device))
-        course.run()
+        try:
+            course.run()
+        except torch.OutOfMemoryError as error:
+            hint = "Set tiles_per_bag, or a smaller batch_bags."
+            raise SetupError("The device has too little memory for a training step of this head.", hint=hint) from error
         calibrating = Member(_card(architecture, task, lesson, course), model.eval())
         return calibrated(calibrating, lesson.feed, lesson.targets, lesson.training, lesson.validation)
 
@@ -160,5 +164,6 @@ class _Course:
 
     @contextlib.contextmanager
     def _mixed_precision(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        fit = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fit):
             yield

@@ -28,7 +28,7 @@ class HeadModel(nn.Module):
         self.std.copy_(torch.as_tensor(std))
 
     def standard(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+        return torch.sub(x, self.mean).div_(self.std)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tiles (N, D) as the encoder gave them to outputs (n_out,) and attention (N,) or (N, n_out)."""

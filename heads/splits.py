@@ -40,8 +40,9 @@ class SiteSplit:
 def stratified_folds(groups: Sequence[str], strata: Sequence[Hashable], k: int, seed: int = 0) -> Ints:
     """(n,) fold 0..k-1 of every bag: a patient lies in one fold, and each class is spread evenly over all.
 
-    groups (n,) patient of each bag; strata (n,) its class, or what else is to be spread. Where every patient has one
-    class, the patients of a class, and of all, differ by one at most between folds; slides are evened out after them.
+    groups (n,) patient of each bag; strata (n,) its class, or what else is to be spread; a tuple names several, each
+    spread by itself. Where every patient has one class, the patients of a class, and of all, differ by one at most
+    between folds; slides are evened out after them.
 
     Raises UsageError naming all that is wrong: fewer patients than folds, a class with fewer patients than folds.
     """
@@ -105,7 +106,7 @@ def check_split(groups: Sequence[str], folds: Sequence[Hashable]) -> Ints:
     or fewer than two folds.
     """
     refuse(_row_faults(groups, folds, "folds"), "This split cannot be used")
-    names = [_fold_name(fold) for fold in folds]
+    names = [fold_name(fold) for fold in folds]
     found = sorted(
         set(names) - {""}, key=lambda name: (not _is_number(name), float(name) if _is_number(name) else name)
     )
@@ -161,8 +162,13 @@ def _rarest(groups: Iterable[str], strata: Iterable[Hashable]) -> int:
     return min(Counter(stratum for _, stratum in set(zip(groups, strata, strict=True))).values())
 
 
+def _own(stratum: Hashable) -> tuple[Hashable, ...]:
+    """The classes of a bag: several where it is a tuple, as the answers to several questions are."""
+    return stratum if isinstance(stratum, tuple) else (stratum,)
+
+
 def _classes(strata: Iterable[Hashable]) -> list[Hashable]:
-    return sorted(set(strata), key=str)
+    return sorted({own for stratum in strata for own in _own(stratum)}, key=str)
 
 
 def _patients(groups: Sequence[str], strata: Sequence[Hashable]) -> tuple[NDArray[np.intp], Ints]:
@@ -170,7 +176,8 @@ def _patients(groups: Sequence[str], strata: Sequence[Hashable]) -> tuple[NDArra
     names, rows = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     column = {stratum: i for i, stratum in enumerate(_classes(strata))}
     has = np.zeros((len(names), len(column)), np.int64)
-    has[rows, [column[stratum] for stratum in strata]] = 1
+    for row, stratum in zip(rows, strata, strict=True):
+        has[row, [column[own] for own in _own(stratum)]] = 1
     return rows, has
 
 
@@ -312,7 +319,7 @@ def _faults(groups: Sequence[str], strata: Sequence[Hashable], k: int) -> list[s
     patients = len(set(groups))
     if faults or patients < k:
         return faults or [f"there are {patients} patients for {k} folds"]
-    size = Counter(stratum for _, stratum in set(zip(groups, strata, strict=True)))
+    size = Counter(own for _, own in {(g, own) for g, s in zip(groups, strata, strict=True) for own in _own(s)})
     rare = [f"'{stratum}' has {size[stratum]}" for stratum in _classes(strata) if size[stratum] < k]
     return [f"a class needs a patient in each of the {k} folds, but {some(rare)}"] if rare else []
 
@@ -357,7 +364,7 @@ def _gaps(found: Sequence[str]) -> list[int]:
     return sorted(set(range(int(found[0]), int(found[-1]))) - {int(name) for name in found})
 
 
-def _fold_name(fold: Hashable) -> str:
+def fold_name(fold: Hashable) -> str:
     """Empty for None and NaN; 1, 1.0 and "1.0" are one fold, since tables with gaps are saved as floats."""
     text = str(fold).strip()
     if _is_number(text):

@@ -68,7 +68,10 @@ def take(targets: Any, rows: Any) -> Any:
 
 
 def strata_of(targets: Any, task: str) -> list[Any]:
-    """What folds are balanced by, one for each bag: the class, the answers, the event with its time, or the value."""
+    """What folds are balanced by, one for each bag: the class, the event with its time, or the value's quantile.
+
+    Of biomarkers all answers that are known, as a tuple: crossed, most would be rare.
+    """
     from heads.splits import survival_strata, value_strata
 
     if task in ("survival", "hazard"):
@@ -77,6 +80,9 @@ def strata_of(targets: Any, task: str) -> list[Any]:
     if task == "regression":
         return list(value_strata([float(t) for t in targets]))
     if task == "biomarker":
-        columns = as_columns(targets)[0].values()
-        return ["/".join("?" if math.isnan(v) else str(int(v)) for v in row) for row in zip(*columns, strict=True)]
+        columns = as_columns(targets)[0]
+        rows = zip(*columns.values(), strict=True)
+        return [
+            tuple(f"{name}={int(v)}" for name, v in zip(columns, row, strict=True) if not math.isnan(v)) for row in rows
+        ]
     return as_labels(targets)

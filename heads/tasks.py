@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -61,7 +62,7 @@ class Task(Protocol):
 class Classification:
     """One label a slide. Values: probability of each class, which sum to 1."""
 
-    classes: tuple[str, ...] | tuple[int, ...]  # sorted
+    classes: tuple[str, ...] | tuple[int, ...]  # sorted, by number where all are numbers
     kind: ClassVar[str] = "classification"
     least_bags: ClassVar[int] = 1
 
@@ -78,7 +79,13 @@ class Classification:
 
     @classmethod
     def learn(cls, targets: Any, bins: int) -> Self:
-        return cls(classes=tuple(sorted(set(as_labels(targets)))))
+        found = set(as_labels(targets))
+        return cls(classes=tuple(sorted(found, key=float if all(map(_is_number, found)) else None)))
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes are steps of a scale, as far as their names tell: numbers."""
+        return all(map(_is_number, self.classes))
 
     def rows(self, targets: Any) -> Tensor:
         return torch.tensor([self.classes.index(label) for label in as_labels(targets)])
@@ -98,6 +105,13 @@ class Classification:
 
     def detail(self, values: NDArray[np.float32]) -> dict[str, Any]:
         return {"classes": list(self.classes), "label": self.classes[int(values.argmax())]}
+
+
+def _is_number(label: str | int) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +151,8 @@ class DiscreteHazard:
     """Time to an event in bins: the chance to die in a bin, having lived so far. Values: (1,) risk, higher = worse.
 
     Bins are quantiles of the times of *events* among the training bags, the last one open (Zadeh and Schmid 2021).
-    The risk is minus the sum of the survival past each bin, as in MCAT: from -bins (nobody dies) to 0.
+    The risk is minus the sum of the survival past each bin, as in MCAT: from -bins (nobody dies) to 0; a trained head
+    gives it with the mean of its training bags taken off.
     """
 
     edges: tuple[float, ...]  # inner borders of the bins, ascending, in the unit of time; a time on a border is above

@@ -18,6 +18,7 @@ from heads.checkpoint import CARD, WEIGHTS, HeadCard, pack, unpack
 from heads.feed import tensors
 from heads.member import Member
 from heads.model import HeadModel
+from heads.tasks import Classification
 from wsi.errors import EncoderMismatch, NoSpace, StorageError, UsageError
 
 
@@ -44,7 +45,8 @@ class TrainedHead:
 
         classification: (C,) probabilities; survival: (1,) risk, higher = worse; biomarker: (k,) probabilities;
         regression: (1,) in the unit of the targets. With several members values and attention are means over them, and
-        `detail["spread"]` is the values' standard deviation. `members` takes some of them, by number.
+        `detail["spread"]` is the values' standard deviation: what other training patients would change, not other first
+        weights, which all members share. `members` takes some of them, by number.
         Raises EncoderMismatch for features of another encoder or tile, UsageError for a bag without tiles.
         """
         self._refuse_foreign(bag)
@@ -58,14 +60,33 @@ class TrainedHead:
         attention = torch.stack([a for _, _, a in found]).mean(dim=0).numpy()
         return SlideScore(values, attention, self.digest, detail)
 
-    def evidence(self, bag: BagLike, members: Sequence[int] | None = None) -> NDArray[np.float32] | None:
-        """(N, n_out) what each tile says for itself, mean over the members; None for heads that cannot tell."""
+    def contribution(self, bag: BagLike, members: Sequence[int] | None = None) -> NDArray[np.float32] | None:
+        """(N, n_out) what each tile adds to each output: attention times evidence, mean over the members.
+
+        Of classes, which compete, what it adds beyond its mean over the classes. None for heads without evidence.
+        """
         self._refuse_foreign(bag)
-        x = tensors([bag.load()])
-        with torch.inference_mode():
-            each = [m.model.evidence(x.to(m.model.mean.device)) for m in self._chosen(members)]
-        told = [e.float().cpu() for e in each if e is not None]
-        return torch.stack(told).mean(dim=0).numpy() if told else None
+        x, each = tensors([bag.load()]), []
+        for m in self._chosen(members):
+            _, attention = m.outputs(bag)
+            with torch.inference_mode():
+                evidence = m.model.evidence(x.to(m.model.mean.device))
+            if evidence is None:
+                return None
+            told = evidence.float().cpu()
+            if isinstance(self.card.task, Classification):
+                told = told - told.mean(dim=1, keepdim=True)
+            each.append((attention[:, None] if attention.ndim == 1 else attention) * told)
+        return torch.stack(each).mean(dim=0).numpy()
+
+    def thresholds(self, members: Sequence[int] | None = None) -> NDArray[np.float64] | None:
+        """(1 or k,) above which the second of two classes, or a biomarker, is called: mean of the members that answer.
+
+        A member that had too few patients to choose by counts as 0.5. None where no member chose, and for other tasks.
+        """
+        found = [m.card.thresholds for m in self._chosen(members)]
+        n = max((len(t) for t in found), default=0)
+        return np.mean([t or (0.5,) * n for t in found], axis=0) if n else None
 
     def survival(self, bag: BagLike, times: Any, members: Sequence[int] | None = None) -> NDArray[np.float64]:
         """(T,) chance to live beyond each time, mean over the members.

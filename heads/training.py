@@ -16,6 +16,7 @@ from heads.config import TrainConfig
 from heads.feed import Feed
 from heads.fitting import Lesson, fit_member
 from heads.member import Member
+from heads.metrics.calibration import FEWEST
 from heads.networks.registry import head_kind
 from heads.problems import refuse, some
 from heads.splits import validation_rows
@@ -23,7 +24,7 @@ from heads.targets import as_labels, n_targets, strata_of, take
 from heads.tasks import task_class
 from heads.trained import TrainedHead
 
-LEAST_PATIENTS = 20  # with fewer, none is kept back: a temperature of three patients is worth less than three patients
+USES_VALIDATION = ("classification", "biomarker")  # temperature and thresholds are fitted on patients kept back
 
 
 def train_head(
@@ -53,30 +54,37 @@ def train_head(
     Raises UsageError naming all that is wrong with the bags and targets at once.
     """
     config = dataclasses.replace(config or TrainConfig(), **settings)
-    check_lesson(bags, targets, task)
-    feed = Feed(bags)
     patients = [bag.slide_id for bag in bags] if groups is None else list(groups)
-    training, validation = divide(np.arange(len(bags)), patients, strata_of(targets, task), config)
+    check_lesson(bags, targets, task, patients)
+    feed = Feed(bags)
+    training, validation = divide(np.arange(len(bags)), patients, strata_of(targets, task), task, config)
     too_little = "Too little is left to train on beside the patients kept back for validation"
     refuse(gaps(targets, training, task), too_little, "Set validation=0, or bring more patients.")
     member = fit_member(Lesson(feed, targets, task, training, validation), config)
     return assemble(bags, [member], config)
 
 
-def check_lesson(bags: Sequence[BagLike], targets: Any, task: str) -> None:
+def check_lesson(bags: Sequence[BagLike], targets: Any, task: str, patients: Sequence[str]) -> None:
     """Raises UsageError naming all that is wrong with the bags and targets at once."""
     problems = [*_bag_problems(bags), *task_class(task).problems(targets)]
     if n_targets(targets) != len(bags):
         problems.append(f"there are {len(bags)} bags and {n_targets(targets)} targets")
+    if len(patients) != len(bags):
+        problems.append(f"there are {len(bags)} bags and {len(patients)} groups")
     refuse(problems, "No head can be trained on this")
 
 
 def divide(
-    rows: np.ndarray, patients: Sequence[str], strata: Sequence[Any], config: TrainConfig
+    rows: np.ndarray, patients: Sequence[str], strata: Sequence[Any], task: str, config: TrainConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows kept back, patients whole, strata in proportion; none kept back of few patients."""
+    """Rows to train on and rows kept back, patients whole, strata in proportion.
+
+    None is kept back where nothing would be fitted on them: for other tasks than those of USES_VALIDATION, and where
+    they would be fewer than calibration takes. With `patience` some always are, since it watches them.
+    """
     own = [patients[i] for i in rows]
-    if not config.validation or len(set(own)) < LEAST_PATIENTS:
+    enough = task in USES_VALIDATION and config.validation * len(set(own)) >= FEWEST
+    if not config.validation or not (enough or config.patience):
         return rows, rows[:0]
     kept = validation_rows(own, [strata[i] for i in rows], config.validation, config.seed)
     return rows[~kept], rows[kept]

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.files import storage_errors
+from heads.checkpoint import CARD
 from heads.evaluation import Answers
 from heads.targets import as_columns, as_pairs
 from heads.tasks import Biomarker, Classification, DiscreteHazard, Regression, Survival
 from heads.trained import TrainedHead
 from pipeline.output import write_csv, write_text
+from pipeline.plots import NAMES
 from pipeline.training import Trained
 from wsi.errors import UsageError
 
@@ -35,9 +38,13 @@ def save(trained: Trained, folder: Path, asked: dict[str, Any]) -> TrainedHead:
         "metrics": metrics["overall"],
         "seen": [[row["slide"], row["patient"], row["fold"]] for row in _fold_rows(trained)],
     }
-    if trained.cv.answers.times is not None:
-        about["outcomes"] = as_pairs(trained.cv.answers.targets)[0].tolist()
+    if isinstance(trained.cv.answers.task, Survival | DiscreteHazard):
+        pairs = as_pairs(trained.cv.answers.targets)[0].tolist()
+        about["outcomes"] = [[*pair, int(fold)] for pair, fold in zip(pairs, trained.cv.answers.folds, strict=True)]
     head = TrainedHead(replace(trained.cv.head.card, about=about), trained.cv.head.members)
+    for old in [folder / f"{name}.png" for name in NAMES] + list(folder.glob("evaluation-*.json")):
+        with storage_errors(old):
+            old.unlink(missing_ok=True)  # of the head that was here before
     head.save(folder)
     write_text(folder / METRICS, json.dumps(metrics, indent=1) + "\n")
     rows = list(_fold_rows(trained))
@@ -45,6 +52,14 @@ def save(trained: Trained, folder: Path, asked: dict[str, Any]) -> TrainedHead:
     table = list(prediction_rows(trained.cv.answers, trained.slides))
     write_csv(folder / PREDICTIONS, list(table[0]), table)
     return head
+
+
+def check_free(folder: Path) -> None:
+    """Raises UsageError for a folder that holds other things than a head: they might be overwritten."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CARD).is_file():
+        raise UsageError(
+            f"{folder}: holds other files and no head.", hint="Name a folder of its own for the head with -o."
+        )
 
 
 def _fold_rows(trained: Trained) -> Iterator[dict[str, Any]]:
@@ -84,13 +99,21 @@ def _truth(answers: Answers) -> Iterator[dict[str, Any]]:
         yield from ({"truth": truth} for truth in answers.targets)
 
 
-def unseen_by(head: TrainedHead, slides: Sequence[str], patient: str) -> tuple[int, ...] | None:
+def unseen_by(head: TrainedHead, slides: Sequence[str], patient: str, source: str = "") -> tuple[int, ...] | None:
     """Members that never saw this patient; None for all of them, where nobody here was trained on.
 
+    `source` is the folder of the features. In the one of training, a slide's name says that it was there; elsewhere a
+    slide of the same name is another one if both sides know its patient, and differ.
     Raises UsageError where slides of patients of several folds are asked for together: no member knows none of them.
     """
-    in_training = head.card.about.get("seen", ())
-    folds = {fold for slide, owner, fold in in_training if slide in slides or owner == patient}
+    about = head.card.about
+    trusted = source and source == about.get("asked", {}).get("features")
+    told = patient not in slides  # a slide is its own patient where nobody told
+
+    def here(slide: str, owner: str) -> bool:
+        return owner == patient or (slide in slides and (trusted or not told or owner == slide))
+
+    folds = {fold for slide, owner, fold in about.get("seen", ()) if here(slide, owner)}
     if len(folds) > 1:
         raise UsageError(
             f"{patient}: its slides were in {len(folds)} folds of this head's training, so each knows some of them.",
@@ -99,14 +122,15 @@ def unseen_by(head: TrainedHead, slides: Sequence[str], patient: str) -> tuple[i
     return tuple(folds) or None
 
 
-def training_outcomes(head: TrainedHead) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Time and event of the patients it was trained on. Raises UsageError for a head without."""
+def training_outcomes(head: TrainedHead, fold: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Time and event of the patients it was trained on, or those of one fold's member. UsageError without them."""
     if "outcomes" not in head.card.about:
         raise UsageError(
             "This head does not tell its training patients' times.", hint="Train it again with `wsi train`."
         )
-    time, event = np.array(head.card.about["outcomes"], dtype=np.float64).T
-    return time, event
+    time, event, left_out = np.array(head.card.about["outcomes"], dtype=np.float64).T
+    there = np.full(len(time), True) if fold is None else left_out != fold
+    return time[there], event[there]
 
 
 def about_of(card: Path) -> tuple[str, str, str, tuple[tuple[str, float, float, float], ...]] | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from features import FeatureGrid
 from heads import load_head
 from heads.bag import StoredBag
-from heads.tasks import Biomarker, Classification
+from heads.tasks import Biomarker, Classification, DiscreteHazard
 from heads.trained import TrainedHead
 from pipeline.headfolder import unseen_by
 from pipeline.heatmap import RELATIVE, SIGNED, HeatStyle
@@ -28,6 +28,12 @@ SCALES = ("raw", "rank", "cohort")
 PERCENTILE = HeatStyle(limits=(0, 100))
 
 
+def check_scale(scale: str) -> None:
+    """Raises UsageError for none of SCALES."""
+    if scale not in SCALES:
+        raise UsageError(f"--scale is one of {', '.join(SCALES)}, not {scale!r}.")
+
+
 def draw_head_maps(
     out: OutputFolder, folders: list[SlideFolder], head: Path, skipped: list[str], scale: str = "raw"
 ) -> Iterator[Path]:
@@ -36,53 +42,61 @@ def draw_head_maps(
     raw: values as they are, attention times N so that slides compare. rank: percentile within the slide. cohort:
     percentile among the tiles of all slides drawn. A sentence for each slide that fails is added to `skipped`.
     """
-    if scale not in SCALES:
-        raise UsageError(f"--scale is one of {', '.join(SCALES)}, not {scale!r}.")
+    check_scale(scale)
     trained, name = load_head(head), head.resolve().name
     reference = _reference(out, folders, trained, name, []) if scale == "cohort" else {}
 
     def draw(folder: SlideFolder, record: SlideRecord) -> list[Path]:
         grid = _grid(folder, record)
-        maps = head_maps(grid, record, trained, name)
+        maps = head_maps(grid, record, trained, name, str(out.path.absolute()))
         return [write_heatmap(folder, record, grid.grid, scaled(m, scale, reference.get(m.name))) for m in maps]
 
     for paths in each_slide(out, folders, draw, skipped):
         yield from paths
 
 
-def head_maps(grid: FeatureGrid, record: SlideRecord, head: TrainedHead, name: str) -> list[TileScores]:
-    """Attention, one map or one for each output; and contribution to the answer given, where the head knows evidence.
+def head_maps(
+    grid: FeatureGrid, record: SlideRecord, head: TrainedHead, name: str, source: str = ""
+) -> list[TileScores]:
+    """Attention, one map or one for each output; and contribution to the answer given, or to each biomarker.
+
+    Heads without evidence for tiles, and discrete hazards, of which no tile makes one number, show attention alone.
 
     A slide the head was trained on is shown by the fold that left it out.
     """
     bag = StoredBag.of(grid, record.id)
-    members = unseen_by(head, (record.id,), record.patient or record.id)
+    members = unseen_by(head, (record.id,), record.patient or record.id, source)
     score = head.score(bag, members)
     attention, read = score.per_tile, bag.read
     assert attention is not None, "every head tells its attention"
     outputs = _output_names(head)
     columns = attention[:, None] if attention.ndim == 1 else attention
     labels = [""] if attention.ndim == 1 else outputs
-    source = f"{HEAD}{name}"
 
     def of(kind: str, title: str, values: NDArray[np.float32], style: HeatStyle) -> TileScores:
         full = np.full(len(grid), np.nan, np.float32)
         full[read] = values
-        return TileScores(f"{kind}-{file_name(name)}", title, full, style, source, head.digest)
+        return TileScores(f"{kind}-{file_name(name)}", title, full, style, f"{HEAD}{name}", head.digest)
 
     maps = []
     for label, column in zip(labels, columns.T, strict=True):
         tail = f" for {label}" if label else ""
         made = of("attention", f"attention of {name}{tail}, x N (1 = even share)", column * len(column), RELATIVE)
         maps.append(replace(made, name=f"{made.name}-{file_name(label)}") if label else made)
-    evidence = head.evidence(bag, members)
-    if evidence is not None:
-        answer = int(score.values.argmax()) if isinstance(head.card.task, Classification) else 0
-        weights = columns[:, min(answer, columns.shape[1] - 1)]
-        title = f"contribution to {outputs[answer]} of {name}, x N"
-        centred = evidence[:, answer] - (evidence.mean(axis=1) if evidence.shape[1] > 1 else 0)
-        maps.append(of("contribution", title, weights * centred * len(weights), SIGNED))
+    contribution = None if isinstance(head.card.task, DiscreteHazard) else head.contribution(bag, members)
+    if contribution is not None:
+        several = isinstance(head.card.task, Biomarker)  # each an answer of its own
+        answers = range(len(outputs)) if several else [_answer(head, score.values)]
+        for answer in answers:
+            title = f"contribution to {outputs[answer]} of {name}, x N"
+            made = of("contribution", title, contribution[:, answer] * len(contribution), SIGNED)
+            maps.append(replace(made, name=f"{made.name}-{file_name(outputs[answer])}") if several else made)
     return maps
+
+
+def _answer(head: TrainedHead, values: NDArray[np.float32]) -> int:
+    """The output that the slide's answer is read from."""
+    return int(values.argmax()) if isinstance(head.card.task, Classification) else 0
 
 
 def _output_names(head: TrainedHead) -> list[str]:
@@ -116,7 +130,9 @@ def _reference(
 ) -> dict[str, NDArray[np.float32]]:
     """All values of each map over all slides."""
     gathered: dict[str, list[NDArray[np.float32]]] = {}
-    for maps in each_slide(out, folders, lambda f, r: head_maps(_grid(f, r), r, head, name), skipped):
+    for maps in each_slide(
+        out, folders, lambda f, r: head_maps(_grid(f, r), r, head, name, str(out.path.absolute())), skipped
+    ):
         for m in maps:
             gathered.setdefault(m.name, []).append(m.values[np.isfinite(m.values)])
     return {key: np.concatenate(values) for key, values in gathered.items()}

@@ -24,7 +24,7 @@ MEANING = {
     "balanced_accuracy_tuned": "the same at thresholds chosen on validation patients",
     "f1": "harmonic mean of precision and recall",
     "kappa": "agreement beyond chance (Cohen)",
-    "kappa_quadratic": "the same, misses weighed by distance: for ordered classes",
+    "kappa_quadratic": "the same, misses weighed by distance: classes are numbers",
     "accuracy": "share right",
     "brier": "squared error of probabilities; lower is better",
     "ece": "calibration error; lower is better",
@@ -37,7 +37,7 @@ MEANING = {
 
 def write_head_report(folder: Path, head: TrainedHead, answers: Answers, evaluation: Evaluation) -> Path:
     """Writes the plots as PNG files and `folder/report.html`; gives the page. Raises NoSpace, StorageError."""
-    figures = list(plots(answers, evaluation, high_risk(answers, head)))
+    figures = list(plots(answers, high_risk(answers, head)))
     for name, figure in figures:
         with storage_errors(folder):
             write_atomic(folder / f"{name}.png", png(figure), durable=False)
@@ -66,7 +66,7 @@ def high_risk(answers: Answers, head: TrainedHead) -> NDArray[np.bool_] | None:
     if not isinstance(answers.task, Survival | DiscreteHazard):
         return None
     cuts = np.array([m.cut for m in head.card.members])
-    return np.asarray(answers.values[:, 0] > (cuts[answers.folds] if answers.k > 1 else cuts.mean()))
+    return np.asarray(answers.values[:, 0] > cuts[answers.folds])
 
 
 def _facts(head: TrainedHead, answers: Answers) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from heads.problems import some
+from heads.splits import fold_name
 from pipeline.csvfile import Table, answer, censored, csv_error, event, is_missing, number, positive_number, read_table
 from pipeline.rowlinks import Links, count, link
 
@@ -27,6 +28,7 @@ _NUMBER: Reader = (number, "a number")
 _TIME: Reader = (positive_number, "a number above 0")
 _EVENT: Reader = (event, "1 or 0, true or false, yes or no, dead or alive, deceased or living")
 _CENSORED: Reader = (censored, "1 (censored) or 0 (seen), true or false, yes or no")
+_FOLD: Reader = (fold_name, "the name of a fold")
 _ANSWER: Reader = (answer, "1 or 0, true or false, yes or no, positive or negative")
 
 
@@ -64,7 +66,12 @@ class Cohort:
 
 
 def cohort(
-    table: Table, question: Question, slide_ids: Sequence[str], patients_of: Mapping[str, str] | None = None
+    table: Table,
+    question: Question,
+    slide_ids: Sequence[str],
+    patients_of: Mapping[str, str] | None = None,
+    *,
+    learning: bool = True,
 ) -> Cohort:
     """The slides of a run with what the table says of them, one target a slide.
 
@@ -73,7 +80,8 @@ def cohort(
     without a slide, are left out; `notes` tells of each. Rows of other slides may say what they like.
 
     Raises ManifestError naming all that is wrong: columns that are not there, cells that cannot be read, rows or
-    slides of one patient that disagree, slides without site or fold, and targets from which nothing can be learnt.
+    slides of one patient that disagree, slides without site or fold, and, where it is for `learning`, targets from
+    which nothing can be learnt.
     """
     owners = patients_of or {}
     faults = _question_faults(table, question)
@@ -85,7 +93,7 @@ def cohort(
     kept = [s for s in slide_ids if _is_answered(asked, known.get(s, {}))]
     patients, doubts = _patients(asked, known, kept, owners)
     faults += [*links.faults, *wrong, *_torn(asked, known, patients), *_gaps(asked, known, kept)]
-    if faults := faults or _hollow(asked, [known[s] for s in kept]):
+    if faults := faults or _hollow(asked, [known[s] for s in kept], learning=learning):
         raise csv_error(table.path, faults, _HINT)
     return Cohort(
         slide_ids=tuple(kept),
@@ -142,7 +150,8 @@ def _present(table: Table, question: Question) -> Question:
 def _readers(question: Question) -> dict[str, Reader]:
     """How each column that is used is read."""
     kinds = {"regression": _NUMBER, "biomarker": _ANSWER}
-    readers = {c: _TEXT for c in (question.patient, question.site, question.fold) if c}
+    readers = {c: _TEXT for c in (question.patient, question.site) if c}
+    readers |= {question.fold: _FOLD} if question.fold else {}
     readers |= {c: kinds.get(question.task, _TEXT) for c in question.targets}
     ends = (question.event, _CENSORED if question.censoring else _EVENT)
     return readers | {c: how for c, how in ((question.time, _TIME), ends) if c}
@@ -210,13 +219,15 @@ def _patients(
 
 def _torn(question: Question, known: Mapping[str, Values], patients: Mapping[str, str]) -> list[str]:
     """Patients whose slides differ in what is asked. How long somebody lives is never a matter of the slide."""
-    if question.slide_level and question.task not in _TIMED:
-        return []
+    timed = question.task in _TIMED
+    columns = [c for c in (question.site, question.fold) if c]  # for these say where a patient belongs
+    columns += [] if question.slide_level and not timed else question.asked
     faults = []
-    for column in question.asked:
+    for column in columns:
         said = {(patient, known[s][column]) for s, patient in patients.items() if column in known[s]}
         if torn := sorted(p for p, n in Counter(p for p, _ in said).items() if n > 1):
-            ways = "" if question.task in _TIMED else "; if it is a matter of the slide, ask for --slide-level"
+            free = not timed and column in question.asked
+            ways = "; if it is a matter of the slide, ask for --slide-level" if free else ""
             faults.append(f"{count(torn, 'patient')} with slides that differ in {column!r} ({some(torn)}){ways}")
     return faults
 
@@ -226,9 +237,11 @@ def _gaps(question: Question, known: Mapping[str, Values], kept: Sequence[str]) 
     return [f"{count(without, 'slide')} without {c!r} ({some(without)})" for c, without in gaps.items() if without]
 
 
-def _hollow(question: Question, rows: Sequence[Values]) -> list[str]:
+def _hollow(question: Question, rows: Sequence[Values], *, learning: bool) -> list[str]:
     if not rows:
         return [f"no slide with a label is left: {some([repr(c) for c in question.asked])} says nothing of any"]
+    if not learning:
+        return []
     found = {c: dict.fromkeys(row[c] for row in rows if c in row) for c in question.asked}
     faults = [
         f"{c!r} says {some(list(values)) or 'nothing'} for every slide, so there is nothing to learn"

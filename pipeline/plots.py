@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heads.evaluation import Answers, Evaluation
+from heads.evaluation import Answers
 from heads.metrics import curves
 from heads.metrics.calibration import reliability_curve
 from heads.metrics.survival import cumulative_dynamic_auc
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+NAMES = ("roc", "precision-recall", "reliability", "scatter", "kaplan-meier", "auc-over-time")
 COLOURS = ("#0b5394", "#b45f06", "#38761d", "#741b47", "#666666", "#1f9e9e", "#a61c00", "#bf9000")
 
 
-def plots(
-    answers: Answers, evaluation: Evaluation, high_risk: NDArray[np.bool_] | None
-) -> Iterator[tuple[str, Figure]]:
+def plots(answers: Answers, high_risk: NDArray[np.bool_] | None) -> Iterator[tuple[str, Figure]]:
     """(name, figure) of all that goes with the task. `high_risk` (n,) splits the patients for Kaplan-Meier curves."""
     task = answers.task
     if isinstance(task, Classification):
@@ -39,7 +38,7 @@ def plots(
     elif isinstance(task, Regression):
         yield "scatter", _scatter(np.asarray(answers.targets, dtype=float), answers.values[:, 0])
     elif isinstance(task, Survival | DiscreteHazard):
-        yield from _survival(answers, evaluation, high_risk)
+        yield from _survival(answers, high_risk)
 
 
 def _binary(names: list[str], y: NDArray[Any], p: NDArray[Any]) -> Iterator[tuple[str, Figure]]:
@@ -66,7 +65,7 @@ def _binary(names: list[str], y: NDArray[Any], p: NDArray[Any]) -> Iterator[tupl
     yield from ((kind, figure) for kind, (figure, _) in figures.items())
 
 
-def _survival(answers: Answers, evaluation: Evaluation, high: NDArray[np.bool_] | None) -> Iterator[tuple[str, Figure]]:
+def _survival(answers: Answers, high: NDArray[np.bool_] | None) -> Iterator[tuple[str, Figure]]:
     time, event = as_pairs(answers.targets)[0].T
     if high is not None and high.any() and not high.all():
         yield "kaplan-meier", _kaplan_meier(time, event, high)

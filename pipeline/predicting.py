@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heads.bag import BagLike
-from heads.evaluation import Answers
+from heads.evaluation import Answers, Outcome, judged_times
 from heads.metrics.survival import usual_tau
 from heads.targets import as_pairs
 from heads.tasks import Biomarker, Classification, DiscreteHazard, Survival
 from heads.trained import TrainedHead
 from pipeline.headfolder import training_outcomes, unseen_by, value_names
 from pipeline.labels import Question
-from pipeline.training import FeatureSet, join, labelled
+from pipeline.training import FeatureSet, join, labelled, whole
 from wsi.errors import ManifestError, ToolkitError
 
 TRAINED_ON = "in training: told by the fold that left it out"
@@ -48,22 +48,27 @@ def predict(features: FeatureSet, head: TrainedHead, abstain: float | None) -> t
     found, skipped = [], []
     for slide_id, bag in features.bags.items():
         try:
-            found.append(_one(slide_id, bag, features.patients.get(slide_id, slide_id), head, abstain))
+            patient = features.patients.get(slide_id, slide_id)
+            members = unseen_by(head, (slide_id,), patient, features.source)
+            found.append(_one(slide_id, bag, head, members, abstain))
         except ToolkitError as error:
             skipped.append(f"{slide_id}: {error.code}. {error}")
     return found, skipped
 
 
-def _one(slide_id: str, bag: BagLike, patient: str, head: TrainedHead, abstain: float | None) -> Prediction:
-    members = unseen_by(head, (slide_id,), patient)
+def _one(
+    slide_id: str, bag: BagLike, head: TrainedHead, members: tuple[int, ...] | None, abstain: float | None
+) -> Prediction:
     score = head.score(bag, members)
     spread = np.asarray(score.detail.get("spread", np.zeros_like(score.values)))
-    label, unsure = _label(score.values, head, abstain)
+    label, unsure = _label(score.values, head, members, abstain)
     notes = [TRAINED_ON] if members else []
     return Prediction(slide_id, score.values, spread, label, "; ".join([*notes, *unsure]))
 
 
-def _label(values: NDArray[np.float32], head: TrainedHead, abstain: float | None) -> tuple[str, list[str]]:
+def _label(
+    values: NDArray[np.float32], head: TrainedHead, members: tuple[int, ...] | None, abstain: float | None
+) -> tuple[str, list[str]]:
     task = head.card.task
     if isinstance(task, Classification):
         best = int(values.argmax())
@@ -72,7 +77,8 @@ def _label(values: NDArray[np.float32], head: TrainedHead, abstain: float | None
         return str(task.classes[best]), []
     if not isinstance(task, Biomarker):
         return "", []
-    cuts = np.mean([m.thresholds or [0.5] * len(task.names) for m in head.card.members], axis=0)
+    chosen = head.thresholds(members)
+    cuts = np.full(len(task.names), 0.5) if chosen is None else chosen
     unsure = [n for n, p in zip(task.names, values, strict=True) if abstain is not None and max(p, 1 - p) < abstain]
     positive = [n for n, p, cut in zip(task.names, values, cuts, strict=True) if p >= cut and n not in unsure]
     return " ".join(f"{n}+" for n in positive), [f"abstained: {n}" for n in unsure]
@@ -82,31 +88,57 @@ def answers_on(
     features: FeatureSet, head: TrainedHead, labels: Path | None, question: Question
 ) -> tuple[Answers, list[str]]:
     """What the head says of a labelled cohort, by patient; those it was trained on by the fold that left them out."""
-    told = labelled(features, labels, question)
+    features = whole(features)
+    told = labelled(features, labels, question, learning=False)
     joined = join(features, told, slide_level=question.slide_level)
     task = head.card.task
     if isinstance(task, Classification):
         _check_classes(task, joined.targets, labels)
-    times = _times(head, joined.targets)
-    values, curves, known = [], [], 0
-    for bag, patient in zip(joined.bags, joined.patients, strict=True):
-        members = unseen_by(head, [part.slide_id for part in bag.parts], patient)
-        known += members is not None
+    seen = [
+        unseen_by(head, [part.slide_id for part in bag.parts], patient, features.source)
+        for bag, patient in zip(joined.bags, joined.patients, strict=True)
+    ]
+    groups = sorted({members or () for members in seen})  # who answers: folds of training, and all for those unseen
+    folds = np.array([groups.index(members or ()) for members in seen], np.int64)
+    training = _training(head, groups)
+    times = _times(training, joined.targets)
+    values, curves, cuts = [], [], []
+    for bag, members in zip(joined.bags, seen, strict=True):
         values.append(head.score(bag, members).values)
+        if (cut := head.thresholds(members)) is not None:
+            cuts.append(cut)
         if times is not None:
             curves.append(head.survival(bag, times, members))
-    notes = [*told.notes, *([f"{known} of {len(values)} patients were {TRAINED_ON}"] if known else [])]
+    known = sum(members is not None for members in seen)
+    notes = [*(f"left out: {why}" for why in features.damaged), *features.notes, *told.notes]
+    notes += [f"{known} of {len(values)} bags were {TRAINED_ON}"] if known else []
+    notes += _absent(task, joined.targets)
     return Answers(
         task=task,
         targets=joined.targets,
         patients=tuple(joined.patients),
-        folds=np.zeros(len(values), np.int64),
+        folds=folds,
         values=np.stack(values),
-        thresholds=_thresholds(head, len(values)),
+        thresholds=np.stack(cuts) if len(cuts) == len(values) else None,
         times=times,
         survival=np.stack(curves) if curves else None,
-        training=(training_outcomes(head),) if times is not None else (),
+        training=training,
     ), notes
+
+
+def _training(head: TrainedHead, groups: list[tuple[int, ...]]) -> tuple[Outcome, ...]:
+    """Of each group of members the patients they were trained on; none for tasks without time."""
+    if not isinstance(head.card.task, Survival | DiscreteHazard):
+        return ()
+    return tuple(training_outcomes(head, members[0] if members else None) for members in groups)
+
+
+def _absent(task: Any, targets: Any) -> list[str]:
+    """What this cohort cannot judge a head by."""
+    if not isinstance(task, Classification):
+        return []
+    gone = sorted({str(c) for c in task.classes} - {str(t) for t in targets})
+    return [f"nobody here is {', '.join(gone)}: metrics over all classes cannot be told"] if gone else []
 
 
 def _check_classes(task: Classification, targets: list[str], labels: Path | None) -> None:
@@ -118,18 +150,17 @@ def _check_classes(task: Classification, targets: list[str], labels: Path | None
         )
 
 
-def _times(head: TrainedHead, targets: Any) -> NDArray[np.float64] | None:
-    if not isinstance(head.card.task, Survival | DiscreteHazard):
+def _times(training: tuple[Outcome, ...], targets: Any) -> NDArray[np.float64] | None:
+    if not training:
         return None
     time, event = as_pairs(targets)[0].T
-    grid = np.unique(np.quantile(time[event == 1], np.linspace(0.05, 0.8, 50)))
-    return grid[grid < usual_tau(*training_outcomes(head), time, event)]
+    return judged_times(time, event, [usual_tau(*outcome, time, event) for outcome in training])
 
 
-def _thresholds(head: TrainedHead, n: int) -> NDArray[np.float64] | None:
-    if not all(m.thresholds for m in head.card.members):
-        return None
-    return np.tile(np.mean([m.thresholds for m in head.card.members], axis=0), (n, 1))
+def columns(head: TrainedHead) -> list[str]:
+    """Of predictions.csv."""
+    names = value_names(head.card.task)
+    return ["id", "label", *names, *(f"spread {name}" for name in names), "note"]
 
 
 def written(predictions: list[Prediction], head: TrainedHead) -> Iterator[dict[str, Any]]:

@@ -47,7 +47,7 @@ def _called(slide_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Slides by all they may be called: by file, which several folders may have, and by id, which goes first."""
     by_file: dict[str, tuple[str, ...]] = {}
     for slide in slide_ids:
-        file = slide.rpartition("__")[2]  # a__s is s in folder a
+        file = slide.rpartition("/")[2].rpartition("__")[2]  # a__s, or a/s elsewhere, is s in folder a
         by_file[file] = (*by_file.get(file, ()), slide)
     return by_file | {slide: (slide,) for slide in slide_ids}
 
@@ -94,7 +94,7 @@ def _spellings(name: str) -> Iterator[str]:
         tail = PurePosixPath(*parts[i:])
         if tail.name:
             bare = safe_id(str(tail.with_suffix("")))
-            yield from (safe_id(str(tail)), bare)
+            yield from (safe_id(str(tail)), bare, str(tail.with_suffix("")))
             yield f"{bare}-{hashlib.sha256(str(tail).encode()).hexdigest()[:8]}"  # s.svs beside s.tif
 
 

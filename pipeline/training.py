@@ -23,7 +23,7 @@ from pipeline.csvfile import Row, Table, read_table
 from pipeline.labels import Cohort, Question, cohort
 from pipeline.output import OutputFolder
 from pipeline.record import SlideRecord
-from wsi.errors import ArtefactError, UsageError
+from wsi.errors import ArtefactError, ToolkitError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,10 @@ class FeatureSet:
     bags: dict[str, BagLike]  # slide id -> bag, those without tiles left out
     patients: dict[str, str] = field(default_factory=dict)  # slide id -> patient, where a run knows them
     labels: Table | None = None  # what the run's own manifest, or the packed file, says of the slides
-    notes: tuple[str, ...] = ()  # what was left out
-    caution: str = ""  # "untrained" or the encoder's domain
+    notes: tuple[str, ...] = ()  # what else there is to know of them
+    damaged: tuple[str, ...] = ()  # a sentence for each slide whose features cannot be read
+    caution: str = ""  # "random weights", or the encoder's domain
+    source: str = ""  # the folder or file they lie in, absolute
 
 
 def features_of_run(out: OutputFolder) -> FeatureSet:
@@ -49,7 +51,7 @@ def features_of_run(out: OutputFolder) -> FeatureSet:
         try:
             bag = StoredBag.of(FeatureGrid.open(out.slide(slide_id).features / record.current), slide_id)
         except ArtefactError as error:
-            damaged.append(f"{slide_id}: left out. {error}")
+            damaged.append(f"{slide_id}: {error.code}. {error}")
             continue
         records.append(record)
         if len(bag):
@@ -58,16 +60,19 @@ def features_of_run(out: OutputFolder) -> FeatureSet:
             empty.append(slide_id)
     if not bags:
         raise UsageError(f"{out.path}: there are no features here.", hint="Run `wsi run` first.")
-    notes = [*damaged, *([f"{len(empty)} slides without tiles are left out ({_some(empty)})"] if empty else [])]
+    notes = (_without_tiles(empty),) if empty else ()
     domains = {r.grid.domain for r in records if r.grid.domain}
     caution = "random weights" if any(r.grid.untrained for r in records) else ", ".join(sorted(domains))
     patients = {r.id: r.patient for r in records if r.patient}
-    return FeatureSet(bags, patients, _own_labels(out, records), tuple(notes), caution)
+    return FeatureSet(
+        bags, patients, _own_labels(out, records), notes, tuple(damaged), caution, str(out.path.absolute())
+    )
 
 
 def features_elsewhere(path: Path) -> FeatureSet:
     """Features of CLAM, TRIDENT or STAMP in a folder, or a packed file, which may be its own table of labels."""
-    found = open_foreign(path)
+    faults: list[ArtefactError] = []
+    found = open_foreign(path, faults)
     bags: dict[str, BagLike] = {bag.slide_id: bag for bag in found if len(bag)}
     empty = [bag.slide_id for bag in found if not len(bag)]
     labels = None
@@ -75,11 +80,31 @@ def features_elsewhere(path: Path) -> FeatureSet:
         columns = packed_columns(path)
         flat = {k: v for k, v in columns.items() if k != "folds" and len(v) == len(found)}
         rows = [
-            Row(i + 1, {"id": bag.slide_id, **{k: str(v[i]) for k, v in flat.items()}}) for i, bag in enumerate(found)
+            Row(i + 1, {**{k: str(v[i]) for k, v in flat.items()}, "id": bag.slide_id}) for i, bag in enumerate(found)
         ]
         labels = Table(path, ("id", *(k for k in flat if k != "id")), tuple(rows))
-    notes = (f"{len(empty)} bags without tiles are left out ({_some(empty)})",) if empty else ()
-    return FeatureSet(bags, {}, labels, notes)
+    notes = [_without_tiles(empty)] if empty else []
+    if not all(bag.encoder for bag in found):
+        notes.append("these files do not name their encoder: that it is one and the same is taken on trust")
+    damaged = tuple(f"{fault.code}. {fault}" for fault in faults)
+    return FeatureSet(bags, {}, labels, tuple(notes), damaged, source=str(path.absolute()))
+
+
+def _without_tiles(slides: Sequence[str]) -> str:
+    return f"{len(slides)} without tiles, so without an answer ({_some(slides)})"
+
+
+def whole(features: FeatureSet) -> FeatureSet:
+    """Without the bags that cannot be read or hold NaN, which are told among the damaged; reads all of them once."""
+    kept, told = {}, []
+    for name, bag in features.bags.items():
+        try:
+            if not isinstance(bag, StoredBag):  # those of a run were checked when they were written
+                bag.load()
+            kept[name] = bag
+        except ToolkitError as error:
+            told.append(f"{name}: {error.code}. {error}")
+    return replace(features, bags=kept, damaged=(*features.damaged, *told))
 
 
 def _own_labels(out: OutputFolder, records: list[SlideRecord]) -> Table | None:
@@ -122,9 +147,11 @@ class Trained:
 
 def train(features: FeatureSet, labels: Path | None, plan: Plan, progress: Callable[[str], None]) -> Trained:
     """Cross-validates a head on a cohort. Raises ManifestError or UsageError naming all that is wrong with it."""
+    features = whole(features)
     told = labelled(features, labels, plan.question)
     joined = join(features, told, slide_level=plan.question.slide_level)
-    folds, notes = _folds(joined, plan)
+    folds, how = _folds(joined, plan)
+    notes = (*(f"left out: {why}" for why in features.damaged), *features.notes, *told.notes, *how)
     progress(f"{len(set(joined.patients))} patients, {len(told.slide_ids)} slides, {int(folds.max()) + 1} folds")
     config = plan.config
     cv = cross_validate(
@@ -133,15 +160,15 @@ def train(features: FeatureSet, labels: Path | None, plan: Plan, progress: Calla
     )  # fmt: skip
     evaluation = evaluate(cv.answers, draws=plan.draws, seed=config.seed)
     slides = tuple(tuple(part.slide_id for part in bag.parts) for bag in joined.bags)
-    return Trained(cv, evaluation, slides, (*features.notes, *told.notes, *notes), features.caution, joined.sites)
+    return Trained(cv, evaluation, slides, notes, features.caution, joined.sites)
 
 
-def labelled(features: FeatureSet, labels: Path | None, question: Question) -> Cohort:
-    """The slides that have both features and an answer."""
+def labelled(features: FeatureSet, labels: Path | None, question: Question, *, learning: bool = True) -> Cohort:
+    """The slides that have both features and an answer; `learning` asks for answers that differ, too."""
     table = read_table(labels) if labels else features.labels
     if table is None:
         raise UsageError("There is no table of labels.", hint="Give --labels labels.csv.")
-    return cohort(table, question, list(features.bags), features.patients)
+    return cohort(table, question, list(features.bags), features.patients, learning=learning)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from heads import Bag, TrainConfig, concordance_index, load_head, train_head
+from heads import Bag, TrainConfig, checkpoint, concordance_index, load_head, train_head
 from heads.targets import strata_of
 from heads.training import divide
 from wsi.errors import ArtefactError, EncoderMismatch, StorageError, UsageError
@@ -58,12 +58,12 @@ def test_what_is_kept_back_may_not_take_all_there_is_to_learn_from(cohort):
     with pytest.raises(
         UsageError, match="kept back for validation: the target is the same for every bag.*validation=0"
     ):
-        train_head(bags, targets, task="regression", groups=groups)
+        train_head(bags, targets, task="regression", groups=groups, patience=3)
 
 
 def _kept_back(bags, groups, odd):
     strata = strata_of([float(i == odd) for i in range(20)], "regression")
-    return odd in divide(np.arange(20), groups, strata, TrainConfig())[1]
+    return odd in divide(np.arange(20), groups, strata, "regression", TrainConfig(patience=3))[1]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_the_digest_is_of_the_files_contents(head, tmp_path):
 
 def test_head_json_says_what_the_head_is(head, tmp_path):
     card = json.loads((head.save(tmp_path) / "head.json").read_text())
-    assert (card["format"], card["version"], card["encoder_digest"]) == ("mil-head", 2, ENCODER)
+    assert (card["format"], card["version"], card["encoder_digest"]) == ("mil-head", 3, ENCODER)
     (member,) = card["members"]
     assert member["architecture"] == {
         "name": "abmil",
@@ -286,6 +286,11 @@ def test_head_json_says_what_the_head_is(head, tmp_path):
     assert card["config"]["seed"] == 1 and card["versions"].keys() == {"toolkit", "torch", "numpy"}
 
 
+def resealed(path, card):
+    """Write head.json as if the toolkit had said so."""
+    path.write_text(json.dumps(card | {"card_sha256": checkpoint._sealed(card)}))
+
+
 def rewrite(folder, change):
     """Save other tensors and say so in head.json, as a well-meaning editor would."""
     tensors = load_file(folder / "head.safetensors")
@@ -293,7 +298,7 @@ def rewrite(folder, change):
     save_file(tensors, folder / "head.safetensors")
     card = json.loads((folder / "head.json").read_text())
     card["weights_sha256"] = hashlib.sha256((folder / "head.safetensors").read_bytes()).hexdigest()
-    (folder / "head.json").write_text(json.dumps(card))
+    resealed(folder / "head.json", card)
 
 
 def test_weights_of_other_shapes_are_all_named(head, tmp_path):
@@ -325,7 +330,7 @@ def test_every_flipped_byte_of_the_weights_is_found(head, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 1}, "format version 1; version 2 is known"),
+        ({"version": 1}, "format version 1; version 3 is known"),
         ({"format": "other"}, "does not describe a head"),
         ({"members": []}, "no members"),
         ({"task": {"kind": "ranking"}}, "no task 'ranking'"),
@@ -341,8 +346,16 @@ def test_a_changed_head_json_is_refused_with_a_sentence(head, tmp_path, change, 
     card = json.loads(path.read_text())
     of_member = {name: value for name, value in change.items() if name in card["members"][0]}
     card["members"][0] |= of_member
-    path.write_text(json.dumps(card | {name: value for name, value in change.items() if name not in of_member}))
+    resealed(path, card | {name: value for name, value in change.items() if name not in of_member})
     with pytest.raises(ArtefactError, match=said):
+        load_head(tmp_path)
+
+
+def test_a_head_json_that_was_edited_is_refused(head, tmp_path):
+    """Two classes swapped by hand would swap all answers."""
+    path = head.save(tmp_path) / "head.json"
+    path.write_text(path.read_text().replace('"normal",', '"norm",'))
+    with pytest.raises(ArtefactError, match="head.json was changed after it was written"):
         load_head(tmp_path)
 
 
@@ -352,7 +365,7 @@ def test_an_unknown_or_absurd_architecture_is_refused(head, tmp_path):
     for field, value, said in (("name", "other", "no head called 'other'"), ("in_dim", -1, "in_dim is -1")):
         (member,) = card["members"]
         changed = member | {"architecture": member["architecture"] | {field: value}}
-        path.write_text(json.dumps(card | {"members": [changed]}))
+        resealed(path, card | {"members": [changed]})
         with pytest.raises(ArtefactError, match=said):
             load_head(tmp_path)
 

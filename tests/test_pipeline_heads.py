@@ -107,7 +107,7 @@ def test_evaluate_on_the_training_cohort_gives_the_out_of_fold_numbers(cached: P
     first = json.loads((head / "metrics.json").read_text())
     for metric in ("auroc", "brier", "accuracy"):
         assert again["overall"][metric]["value"] == pytest.approx(first["overall"][metric]["value"], abs=1e-6)
-    assert any("24 of 24 patients" in note for note in again["notes"])
+    assert any("24 of 24 bags" in note for note in again["notes"])
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,7 @@ def test_features_of_another_encoder_or_tile_are_refused(cached: Path, head: Pat
     other.mkdir(parents=True)
     with h5py.File(other / "t.h5", "w") as f:
         f["features"], f["coords"] = np.ones((4, 8), np.float32), np.zeros((4, 2), np.int64)
+        f["features"].attrs["encoder"] = "another"
     done = wsi("predict", "--features", other, "--head", head, "-o", tmp_path / "p.csv")
     assert done.returncode == 4 and "encoder_mismatch" in done.stdout and "this head is for" in done.stdout
 
@@ -217,3 +218,120 @@ def test_stored_bags_are_the_read_rows_of_their_grid() -> None:
 
     bag = StoredBag(Grid(), "s", "e", "")
     assert len(bag) == 2 and bag.load().tolist() == [[0, 1], [4, 5]]
+
+
+@pytest.fixture
+def second(cached: Path, tmp_path: Path) -> Path:
+    """Another cohort in a folder of its own: the same files under other names, and three that are odd."""
+    folder = tmp_path / "elsewhere" / "h5_files"
+    folder.mkdir(parents=True)
+    for i in range(12):
+        (folder / f"n{i:02}.h5").write_bytes((cached / "h5_files" / f"s{i:02}.h5").read_bytes())
+    (folder / "cut.h5").write_bytes((cached / "h5_files" / "s00.h5").read_bytes()[:700])
+    with h5py.File(folder / "holes.h5", "w") as f:
+        f["features"], f["coords"] = np.full((3, 8), np.nan, np.float32), np.zeros((3, 2), np.int64)
+    with h5py.File(folder / "bare.h5", "w") as f:
+        f["features"], f["coords"] = np.ones((0, 8), np.float32), np.zeros((0, 2), np.int64)
+    return folder
+
+
+def test_a_bad_slide_costs_itself_and_is_told(head: Path, second: Path, tmp_path: Path) -> None:
+    done = wsi("predict", "--features", second, "--head", head, "-o", tmp_path / "p.csv")
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 3 and len(rows(tmp_path / "p.csv")) == 12
+    assert "cut.h5" in said and "holes: " in said and "1 without tiles, so without an answer (bare)" in said
+    assert all(not r["note"] for r in rows(tmp_path / "p.csv"))  # nobody here was in training
+    (tmp_path / "labels.csv").write_text("slide,subtype\n" + "".join(f"n{i:02},{'ab'[i % 2]}\n" for i in range(12)))
+    judged = wsi("evaluate", head, "--labels", tmp_path / "labels.csv", "--features", second, "--draws", "5")
+    assert judged.returncode == 0 and "left out: " in judged.stdout and "hold NaN or inf" in judged.stdout
+
+
+def test_where_no_slide_can_be_scored_no_old_answers_stay(head: Path, second: Path, tmp_path: Path) -> None:
+    for file in second.glob("n*.h5"):
+        file.unlink()
+    (tmp_path / "p.csv").write_text("STALE\n")
+    done = wsi("predict", "--features", second, "--head", head, "-o", tmp_path / "p.csv")
+    assert done.returncode == 4 and rows(tmp_path / "p.csv") == [] and "STALE" not in (tmp_path / "p.csv").read_text()
+
+
+def test_a_cohort_of_one_class_is_judged_by_what_it_can(head: Path, second: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("slide,subtype\n" + "".join(f"n{i:02},b\n" for i in range(12)))
+    done = wsi("evaluate", head, "--labels", tmp_path / "labels.csv", "--features", second, "--draws", "5")
+    assert done.returncode == 0 and "nobody here is a: metrics over all classes cannot be told" in done.stdout
+    (tmp_path / "labels.csv").write_text("slide,subtype\n" + "".join(f"n{i:02},c\n" for i in range(12)))
+    done = wsi("evaluate", head, "--labels", tmp_path / "labels.csv", "--features", second)
+    assert done.returncode == 2 and "the head knows no class c" in " ".join(done.stderr.split())
+
+
+def test_another_patient_of_the_same_slide_name_was_not_in_training(head: Path) -> None:
+    trained = load_head(head)
+    fold = next(int(r["fold"]) for r in rows(head / "folds.csv") if r["slide"] == "s04")
+    assert unseen_by(trained, ["s04"], "s04") == unseen_by(trained, ["s04"], "P02") == (fold,)
+    assert unseen_by(trained, ["s04"], "somebody else") is None
+
+
+@pytest.mark.parametrize(("column", "option"), [("cv", "--fold-column"), ("site", "--site")])
+def test_a_torn_patient_is_refused(cached: Path, tmp_path: Path, column: str, option: str) -> None:
+    with open(cached / "labels.csv", newline="") as f:
+        table = list(csv.DictReader(f))
+    for i, row in enumerate(table):
+        row[column] = str(i % 3)
+    with open(tmp_path / "labels.csv", "w", newline="") as f:
+        writer = csv.DictWriter(f, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    words = ["--labels", tmp_path / "labels.csv", "--target", "subtype", option, column, *FAST]
+    done = wsi("train", "--features", cached / "h5_files", *words, "-o", tmp_path / "h")
+    assert done.returncode == 2 and f"24 patients with slides that differ in '{column}'" in " ".join(
+        done.stderr.split()
+    )
+
+
+def test_several_biomarkers_are_spread_one_by_one(cached: Path, tmp_path: Path) -> None:
+    """Crossed, two markers with gaps have combinations that hardly any patient has."""
+    lines = ["slide,m0,m1"]
+    for i in range(48):
+        m0 = "" if i % 11 == 0 else "neg" if (i // 2) % 2 else "pos"
+        m1 = "" if i % 7 == 3 else "pos" if i % 5 == 0 else "neg"
+        lines.append(f"s{i:02},{m0},{m1}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    words = ["--labels", tmp_path / "labels.csv", "--target", "m0,m1", "--task", "biomarker", *FAST]
+    done = wsi("train", "--features", cached / "h5_files", *words, "-o", tmp_path / "h")
+    assert done.returncode == 0, done.stdout + done.stderr
+    predictions = rows(tmp_path / "h" / "predictions.csv")
+    for marker in ("m0", "m1"):
+        positive = [sum(r[marker] == "1" for r in predictions if r["fold"] == str(k)) for k in range(5)]
+        assert max(positive) - min(positive) <= 1 and min(positive) >= 1
+
+
+def test_survival_with_few_events_is_judged_without_curves(cached: Path, tmp_path: Path) -> None:
+    lines = ["slide,t,e", *(f"s{i:02},{10 + i},{int(i >= 42)}" for i in range(48))]  # the last to be seen alone die
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    words = ["--labels", tmp_path / "labels.csv", "--time", "t", "--event", "e", "--task", "survival", *FAST]
+    done = wsi("train", "--features", cached / "h5_files", *words, "--folds", "3", "-o", tmp_path / "h")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "harrell_c" in json.loads((tmp_path / "h" / "metrics.json").read_text())["overall"]
+
+
+def test_an_output_that_cannot_be_written_is_the_machines_fault(cached: Path, head: Path, tmp_path: Path) -> None:
+    done = wsi("predict", "--features", cached / "h5_files", "--head", head, "-o", tmp_path)
+    assert done.returncode == 5 and "a folder lies where the file is to be" in " ".join(done.stderr.split())
+
+
+def test_what_maps_need_is_asked_before_any_slide_is_scored(cached: Path, head: Path, tmp_path: Path) -> None:
+    for words, told in ((["--heatmap"], "Maps need the run's own slides"), (["--scale", "foo"], "--scale is one of")):
+        done = wsi("predict", "--features", cached / "h5_files", "--head", head, "-o", tmp_path / "p.csv", *words)
+        assert done.returncode == 2 and told in " ".join(done.stderr.split()) and not (tmp_path / "p.csv").exists()
+
+
+def test_nothing_of_an_older_head_stays_in_its_folder(cached: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "h"
+    folder.mkdir()
+    for name in ("roc.png", "evaluation-old.json", "holiday.png"):
+        (folder / name).write_text("old")
+    done = train(cached, str(folder), "--target", "score", "--task", "regression")
+    assert done.returncode == 2 and "holds other files and no head" in " ".join(done.stderr.split())
+    (folder / "head.json").write_text("{}")
+    done = train(cached, str(folder), "--target", "score", "--task", "regression")
+    assert done.returncode == 0 and not (folder / "roc.png").exists() and not (folder / "evaluation-old.json").exists()
+    assert (folder / "holiday.png").exists()

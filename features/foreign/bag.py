@@ -27,7 +27,7 @@ class ForeignBag:
     dialect: str  # clam, trident, stamp or packed
     n_tiles: int  # N
     dim: int  # D; 0 if nothing tells it: no file that was opened with this one has a tile
-    encoder: str  # its name where the file tells, else the folder's
+    encoder: str  # its name where the file tells, "" where it does not
     tile: str = ""  # "256 px at 20x", "256 um"; "" where not told
     coords_unit: str = ""  # px (of level 0) or um; "" where there are no coordinates, or their unit is not told
     span: float | None = None  # side of a tile in coords_unit; None where not told
@@ -39,8 +39,9 @@ class ForeignBag:
 
     @property
     def encoder_digest(self) -> str:
-        """SHA-256 (64 hex digits) over dialect, encoder and dimension: all that the file tells of the encoder."""
-        return digest({"dialect": self.dialect, "encoder": self.encoder, "dim": self.dim})
+        """SHA-256 (64 hex digits) of dialect, encoder and dimension; of the dimension alone where none is named."""
+        known = {"dialect": self.dialect, "encoder": self.encoder} if self.encoder else {}
+        return digest({**known, "dim": self.dim})
 
     def load(self) -> NDArray[np.floating[Any]]:
         """(N, D) float16 or float32, as stored (other numbers become float32), C-contiguous, read from disk now.

@@ -57,24 +57,25 @@ def bag_of(contents: Contents, dialect: str, root: Path) -> ForeignBag:
         dialect=dialect,
         n_tiles=n,
         dim=dim,
-        encoder=encoder_of(contents, dialect, root),
+        encoder=encoder_of(contents, dialect),
         tile=tile,
         coords_unit=unit if told else "",
         span=span if told and unit else None,
     )
 
 
-def encoder_of(contents: Contents, dialect: str, root: Path) -> str:
-    """The encoder's name as the file tells it, else that of its folder."""
+def encoder_of(contents: Contents, dialect: str) -> str:
+    """The encoder's name as the file tells it, or TRIDENT in its folder; "" where nobody does.
+
+    CLAM's files tell nothing, and their folders are called as people like: to go by these would refuse a second cohort.
+    """
     told = _told_encoder(contents, dialect)
     parent = contents.path.parent.resolve()
     if told:
         return told
-    if dialect == "clam" and parent.name == "h5_files":
-        return readable(parent.parent.name)
     if dialect == "trident" and parent.name.startswith("features_"):
         return readable(parent.name.removeprefix("features_"))
-    return readable(root.resolve().name)
+    return ""
 
 
 def slide_id(contents: Contents, dialect: str, root: Path) -> str:

@@ -20,16 +20,17 @@ _SHOWN = 20
 _WAYS = "Give h5_files of CLAM, features_<encoder> of TRIDENT, the extractor's folder of STAMP, or one packed h5 file."
 
 
-def open_foreign(path: Path) -> list[ForeignBag]:
+def open_foreign(path: Path, damaged: list[ArtefactError] | None = None) -> list[ForeignBag]:
     """The bags of a folder of h5 feature files, searched recursively, or of one packed h5 file; sorted by path or row.
 
     Reads shapes and attributes, no features. Patch files (coordinates only) are passed over, hidden files and links to
     folders not followed. Raises UsageError where there is nothing to read, ArtefactError naming all that is wrong:
-    damaged files, odd shapes, features of whole slides, several dimensions, one id for two files.
+    damaged files, odd shapes, features of whole slides, several dimensions, one id for two files. Where `damaged` is
+    given, faults of single files among sound ones are added to it instead.
     """
     path = Path(path)
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, damaged)
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder.", hint="Check the path.")
     if path.suffix == ".pt":
@@ -37,7 +38,7 @@ def open_foreign(path: Path) -> list[ForeignBag]:
     return _in_file(path, path.parent, alone=True)
 
 
-def _in_folder(root: Path) -> list[ForeignBag]:
+def _in_folder(root: Path, damaged: list[ArtefactError] | None) -> list[ForeignBag]:
     bags: list[ForeignBag] = []
     faults: list[ArtefactError] = []
     files = sorted(_files(root))
@@ -47,6 +48,9 @@ def _in_folder(root: Path) -> list[ForeignBag]:
                 bags.extend(_in_file(path, root))
             except ArtefactError as error:
                 faults.append(error)
+    if damaged is not None and bags:
+        damaged.extend(faults)
+        faults.clear()
     faults.extend([*_mixed_dims(root, bags), *_shared_ids(root, bags)])
     if faults:
         raise _together(root, faults)

@@ -27,7 +27,7 @@ _HINT = "Write the file again: features (T, D), offsets (n + 1,) from 0 to T, ev
 def packed_bags(contents: Contents) -> list[ForeignBag]:
     """One bag for each interval, in the order of the file. Raises ArtefactError for offsets or ids that do not fit."""
     offsets = _offsets(contents)
-    encoder = encoder_of(contents, "packed", contents.path.parent)
+    encoder = encoder_of(contents, "packed")
     dim = contents.datasets["features"].shape[1]
     starts, lengths = offsets[:-1].tolist(), np.diff(offsets).tolist()
     return [

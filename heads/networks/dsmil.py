@@ -15,7 +15,9 @@ from heads.networks.registry import Architecture, HeadKind, Recipe
 class DSMIL(MILNetwork):
     """One stream scores every tile; the other weighs tiles by their likeness to the highest-scored tile of a class.
 
-    In training both are judged, half and half; the outputs are their mean, as in the paper.
+    Classes exclude each other here and in the other heads, so they are judged by cross-entropy over a softmax, where
+    the papers' code has one sigmoid a class. In training both streams are judged, half and half; the outputs are their
+    mean, as in the paper.
     """
 
     bag_share: ClassVar[float] = 0.5

@@ -36,7 +36,7 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The settings a head is trained with where nothing else is asked for: those of its paper."""
+    """The settings a head is trained with where nothing else is asked for: those of its paper, but for the epochs."""
 
     lr: float
     weight_decay: float

@@ -51,8 +51,9 @@ def _landmarks(x: Tensor) -> Tensor:
     tokens = x.shape[1]
     marks = min(LANDMARKS, tokens)
     ends = torch.arange(marks + 1, device=x.device) * tokens // marks
-    runs = torch.segment_reduce(x.transpose(0, 1).contiguous(), "mean", lengths=ends.diff())  # (M, H, d)
-    return runs.transpose(0, 1)
+    wide = x.float() if x.dtype.itemsize < 4 else x  # bfloat16 sums of a few hundred tokens stand still
+    runs = torch.segment_reduce(wide.transpose(0, 1).contiguous(), "mean", lengths=ends.diff())  # (M, H, d)
+    return runs.transpose(0, 1).to(x.dtype)
 
 
 def _pseudo_inverse(a: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class TransMIL(MILNetwork):
 def _shares(seen: Tensor, tiles: int) -> Tensor:
     """How the class token attends to each tile, a tile's repeats counted with it, as shares that sum to 1.
 
-    The Nystrom approximation of a softmax may dip below 0 by a hair; such tiles get 0.
+    The Nystrom approximation of a softmax dips below 0, the more the sharper it is; such tiles get 0.
     """
     again = seen[tiles:]
     total = (seen[:tiles] + pad(again, (0, tiles - len(again)))).clamp(min=0)

@@ -50,13 +50,14 @@ def train(  # noqa: PLR0917 (one argument for each option)
     run: Path | None, features: Path | None, labels: Path | None, out: Path | None, asked: Question, wanted: Any
 ) -> int:
     """`wsi train`. 0, or the exit code of what is wrong."""
-    from pipeline.headfolder import save
+    from pipeline.headfolder import check_free, save
     from pipeline.headreport import write_head_report
     from pipeline.training import train as train_on
 
     console, started = open_console(), time.monotonic()
     source = _features(run, features)
     out = out or (run or Path()) / "heads" / _name(asked, wanted.config.head)
+    check_free(out)
     trained = train_on(source, labels, wanted, console.print)
     for note in trained.notes:
         console.print(f"note: {note}")
@@ -80,26 +81,39 @@ def predict(run: Path | None, features: Path | None, head: Path, wishes: Wishes)
     """`wsi predict`. 0, or 3 / 4 where some / all slides could not be scored."""
     from heads import load_head
     from pipeline import predicting
-    from pipeline.headmaps import draw_head_maps
+    from pipeline.headmaps import check_scale, draw_head_maps
 
     console, trained = open_console(), load_head(head)
+    check_scale(wishes.scale)
+    if wishes.heatmap and run is None:
+        raise UsageError("Maps need the run's own slides.", hint="Give OUT, the output folder of a run.")
     source = _features(run, features)
     found, skipped = predicting.predict(source, trained, wishes.abstain)
+    skipped += source.damaged
+    for note in source.notes:
+        console.print(f"note: {note}")
     rows = list(predicting.written(found, trained))
     where = wishes.out or (run or Path()) / "predictions.csv"
+    write_csv(where, predicting.columns(trained), rows)
     if rows:
-        write_csv(where, list(rows[0]), rows)
         _show(console, rows, f"{head}: {RESEARCH}")
-    if wishes.heatmap:
-        if run is None:
-            raise UsageError("Maps need the run's own slides.", hint="Give OUT, the output folder of a run.")
+    if wishes.heatmap and run is not None:
         folder = OutputFolder(run).existing()
         for path in draw_head_maps(folder, list(folder.slides()), head, skipped, wishes.scale):
             console.print(str(path))
-    for sentence in skipped:
+    for sentence in _told_once(skipped):
         console.print(sentence, style="red")
     console.print(f"{len(found)} slides scored: {where}")
-    return 0 if not skipped else 3 if found else 4
+    return (3 if skipped else 0) if found else 4
+
+
+def _told_once(sentences: Sequence[str]) -> list[str]:
+    """Of many slides with one and the same fault the first, and how many more."""
+    alike: dict[str, list[str]] = {}
+    for sentence in sentences:
+        slide, _, why = sentence.partition(": ")
+        alike.setdefault(why.replace(slide, "..."), []).append(sentence)
+    return [s[0] if len(s) == 1 else f"{s[0]} So it is with {len(s) - 1} more." for s in alike.values()]
 
 
 def evaluate(head: Path, labels: Path | None, on: Path | None, features: Path | None, draws: int) -> int:
@@ -122,7 +136,8 @@ def evaluate(head: Path, labels: Path | None, on: Path | None, features: Path | 
     for note in notes:
         console.print(f"note: {note}")
     evaluation = judged(answers, draws=draws)
-    name = labels.stem if labels else "own-labels"
+    where = on or features
+    name = (labels.stem if labels else "own-labels") + (f"-{file_name(where.resolve().name)}" if where else "")
     write_text(head / f"evaluation-{name}.json", json.dumps({**evaluation.as_json(), "notes": notes}, indent=1) + "\n")
     console.print(metrics_table(evaluation, f"{head} on {len(set(answers.patients))} patients"))
     console.print(f"{head / f'evaluation-{name}.json'}  ({RESEARCH})")
