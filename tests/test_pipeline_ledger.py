@@ -65,7 +65,7 @@ def test_cells_that_would_start_a_formula_stay_text(tmp_path: Path) -> None:
 
 def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="cannot be made"):
+    with pytest.raises(StorageError, match="a file lies where its folder is to be"):
         OutputFolder(tmp_path / "file").prepare()
 
 

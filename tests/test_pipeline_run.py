@@ -219,7 +219,7 @@ def test_an_interrupt_ends_with_130_and_can_be_continued(finished: Path, slides:
         (["run", ".", "-o", "out", "--encoder", "demo", "--prompts", "one.toml"], 2, "one.toml"),
         (["zeroshot", "nowhere", "--prompts", "kather"], 2, "no run"),
         (["run", ".", "-o", "out", "--workers", "2", "--scheduler", "tcp://x"], 2, "exclude"),
-        (["run", ".", "-o", "s.svs/out", "--encoder", "colour"], 5, "cannot be made"),
+        (["run", ".", "-o", "s.svs/out", "--encoder", "colour"], 5, "a file lies where its folder"),
         (["run", ".", "-o", "out", "--weights", "not-there"], 5, "no weight file"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import subprocess
 import tempfile
@@ -174,6 +175,7 @@ def test_a_machine_that_cannot_start_a_reader_is_no_bug_and_loses_nothing(
 
     owner = {"Popen": subprocess, "TemporaryFile": tempfile}[what]
     with ReaderProcess(ReaderConfig(name="evil_readers:chosen_by_name")) as reader:
+        gc.collect()  # files that others left to the collector would close in between
         open_before = len(list(Path("/proc/self/fd").iterdir()))
         with monkeypatch.context() as broken:
             broken.setattr(owner, what, refuse)
