@@ -78,6 +78,9 @@ def run(
     settings: Set = None,
     manifest: Manifest = None,
     limit: Limit = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Decode every pixel, also where a reader could scale in decoding.")
+    ] = False,
     device: Device = None,
     slide_timeout: Timeout = None,
     workers: Annotated[int, typer.Option(min=0, help="Local worker processes; 0 works in this one.")] = 0,
@@ -88,6 +91,7 @@ def run(
 
     flags: dict[str, object] = {"device": device, "reader.timeout_s": slide_timeout, "zeroshot.prompts": prompts}
     flags |= {"encoder.name": encoder, "encoder.weights": weights, "encoder.untrained": untrained or None}
+    flags["tile.exact"] = exact or None
     wanted = wishes.configured(config, settings, flags)
     wishes.check_apart(slides, out)
     entries = wishes.chosen_slides(slides, manifest, mpp, limit)

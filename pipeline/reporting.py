@@ -139,7 +139,7 @@ def _described(record: SlideRecord, folder: SlideFolder, found: Scores | None) -
             ("slide", record.name),
             ("size", f"{facts.width} x {facts.height} px"),
             ("mpp", f"{facts.mpp:.4g} um ({facts.mpp_source})"),
-            ("reader", f"{facts.reader}, {facts.vendor or 'vendor not told'}"),
+            ("reader", f"{facts.read_by}, {facts.vendor or 'vendor not told'}"),
             ("levels", ", ".join(f"{d:.4g}" for _, _, d in facts.levels)),
             ("tissue", f"{grid.tissue_mm2:.2f} mm2"),
             *names.items(),

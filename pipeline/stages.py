@@ -114,6 +114,7 @@ class _Job:
         self.seconds: dict[str, float] = {}
         self.tiles = self.unreadable = 0
         self.notes: tuple[str, ...] = ()
+        self.read_by = ""
 
     def run(self) -> Outcome:
         encoder = encoder_for(self.task.config)
@@ -121,6 +122,7 @@ class _Job:
         reused = self._reusable(encoder)
         record = reused or self._extract(encoder)
         self.tiles, self.unreadable, self.notes = record.grid.tiles, record.grid.unreadable, record.warnings
+        self.read_by = record.facts.read_by
         if self.task.prompts is not None and record.grid.tiles:
             self.stage = "zeroshot"
             score_slide(self.folder, record, scorer_for(self.task.config, self.task.prompts), self.task.config.pictures)
@@ -141,6 +143,7 @@ class _Job:
             tiles=self.tiles,
             unreadable=self.unreadable,
             notes=self.notes,
+            reader=self.read_by,
             patient=entry.patient,
             labels=entry.labels,
         )

@@ -32,7 +32,9 @@ class ArraySlide:
         inside = self.pixels[b.y : b.bottom, b.x : b.right]
         return np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_AREA)), px
 
-    def read_many(self, regions: Sequence[Region], size: Size) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def read_many(
+        self, regions: Sequence[Region], size: Size, *, exact: bool = True
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         with self._lock:
             self.calls.append(list(regions))
         box = _around(regions)

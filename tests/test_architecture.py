@@ -21,7 +21,8 @@ GROUND = {"wsi/errors.py", "wsi/geometry.py", "wsi/identity.py"}
 HOMES = {
     "openslide": ("wsi/readers/openslide.py", "pipeline/doctor.py"),
     "tiffslide": ("wsi/readers/tiffslide.py",),
-    "tifffile": ("wsi/svs.py",),
+    "tifffile": ("wsi/svs.py", "wsi/readers/fast.py"),
+    "simplejpeg": ("wsi/readers/fast.py",),
     "zarr": ("features/store.py",),
     "h5py": ("features/foreign/h5.py",),
     "open_clip": ("features/encoders/",),

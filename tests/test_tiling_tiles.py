@@ -134,10 +134,12 @@ def test_only_the_broken_tiles_fail():
 
 
 class Crashing(ArraySlide):
-    def read_many(self, regions: list[Region], size: Size) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:  # type: ignore[override]
+    def read_many(  # type: ignore[override]
+        self, regions: list[Region], size: Size, *, exact: bool = True
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         if regions[0].y >= 64:
             raise ReaderCrashed("gone")
-        return super().read_many(regions, size)
+        return super().read_many(regions, size, exact=exact)
 
 
 @pytest.mark.usefixtures("small_stretches")
@@ -174,7 +176,9 @@ class Counting(ArraySlide):
         self.taken = self.read = self.most = self.most_px = 0
         self._count = threading.Lock()
 
-    def read_many(self, regions: list[Region], size: Size) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:  # type: ignore[override]
+    def read_many(  # type: ignore[override]
+        self, regions: list[Region], size: Size, *, exact: bool = True
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         with self._count:
             self.read += len(regions)
             self.most = max(self.most, self.read - self.taken)

@@ -269,7 +269,7 @@ def test_a_companion_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: 
 
 def test_mistaken_arguments(tmp_path: Path) -> None:
     path = tiled_tiff(tmp_path / "a.tif", noise(300, 300))
-    with pytest.raises(UsageError, match="no reader 'bioformats'.*Choose from: auto, openslide"):
+    with pytest.raises(UsageError, match="no reader 'bioformats'.*Choose from: auto, fast, openslide"):
         open_slide(path, reader="bioformats")
     for mpp in (0.0, -0.5, float("nan"), 250.0):
         with pytest.raises(MppImplausible, match="outside 0.05-20"):

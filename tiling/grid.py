@@ -23,6 +23,7 @@ class TileSpec:
     mpp: float = 0.5  # um per tile pixel; 224 px then cover 112 um on every slide
     stride_px: int | None = None  # None: tiles touch; smaller than size_px: they overlap
     min_tissue: float = 0.5  # a tile is kept if at least this share of its area is tissue; 0 keeps every tile
+    exact: bool = False  # True: pixels are always means of all the slide's; False: readers may scale in decoding
     max_upsample: float = 1.05  # a slide coarser than mpp x this is refused: pixels are not invented in silence
 
     def __post_init__(self) -> None:

@@ -175,7 +175,8 @@ def _read(source: _Source, stretch: _Stretch, tiles: Indices) -> None:
     """Reads the tiles of these indices into the stretch; what cannot be decoded stays black and READ_FAILED."""
     size = Size(source.grid.spec.size_px, source.grid.spec.size_px)
     try:
-        pixels, padded = source.slide.read_many([source.grid.region(int(c)) for c in stretch.cells[tiles]], size)
+        regions = [source.grid.region(int(c)) for c in stretch.cells[tiles]]
+        pixels, padded = source.slide.read_many(regions, size, exact=source.grid.spec.exact)
     except SlideUnreadable:
         if len(tiles) > 1:
             for i in range(len(tiles)):

@@ -18,7 +18,7 @@ class SlideFacts:
     """A slide without its pixels. Stands in for a Slide wherever only its frame and identity are asked for."""
 
     path: str
-    reader: str  # openslide, tiffslide, image
+    reader: str  # fast, openslide, tiffslide, image
     vendor: str
     width: int  # level-0 px
     height: int
@@ -31,6 +31,7 @@ class SlideFacts:
     files: tuple[str, ...]  # all files of the slide, the main one first
     warnings: tuple[str, ...]
     mpp_problem: dict[str, Any] | None = None  # as_record() of why there is no mpp
+    reader_note: str = ""  # why no faster reader took it
 
     @classmethod
     def of(cls, slide: Slide) -> SlideFacts:
@@ -55,6 +56,7 @@ class SlideFacts:
             files=tuple(str(f) for f in slide.files),
             warnings=slide.warnings,
             mpp_problem=problem,
+            reader_note=slide.reader_note,
         )
 
     @property
@@ -63,6 +65,11 @@ class SlideFacts:
         if self.known_mpp is None:
             raise from_record(self.mpp_problem or MppMissing(f"{self.path}: no resolution.").as_record())
         return self.known_mpp
+
+    @property
+    def read_by(self) -> str:
+        """The reader, and why it was not a faster one."""
+        return f"{self.reader} ({self.reader_note})" if self.reader_note else self.reader
 
     @property
     def mpp_given(self) -> bool:

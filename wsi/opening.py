@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from wsi.errors import SlideError, SlideTruncated, SlideUnreadable, SlideUnsupported, UsageError
 from wsi.limits import MAX_SEGMENT_PX, check_levels, check_sizes, implausible
-from wsi.readers import missing, unreachable
+from wsi.readers import missing, unreachable, unsupported
 from wsi.slide import Slide
 from wsi.tiff_index import is_tiff, read_pages
 
 if TYPE_CHECKING:
     from wsi.readers import Reader
 
-READERS = ("openslide", "tiffslide", "image")  # in the order in which `auto` tries those that fit
+READERS = ("fast", "openslide", "tiffslide", "image")  # `auto` tries those that fit in this order
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
 _HEAD_BYTES = 512
 _TEXT_BYTES = frozenset({7, 8, 9, 10, 12, 13, 27} | set(range(0x20, 0x7F)))
@@ -26,7 +26,8 @@ _TEXT_BYTES = frozenset({7, 8, 9, 10, 12, 13, 27} | set(range(0x20, 0x7F)))
 def open_slide(path: str | Path, *, reader: str = "auto", mpp: float | None = None) -> Slide:
     """Opens a slide file, or a folder of DICOM files that is one slide.
 
-    `reader`: "auto" (by what the file is), "openslide", "tiffslide" or "image". `mpp`: um per level-0 px, to be
+    `reader`: "auto" (by what the file is), "fast" (JPEG tiles of TIFF files), "openslide", "tiffslide" or "image"; why
+    `auto` did not take "fast" is in the slide's `reader_note`. `mpp`: um per level-0 px, to be
     used in place of what the file says. A reader of your own is "package.module:callable", which takes the path and
     gives a `wsi.readers.Reader`. A slide without resolution opens; only its `.mpp` raises.
 
@@ -41,13 +42,13 @@ def open_slide(path: str | Path, *, reader: str = "auto", mpp: float | None = No
         raise UsageError(f"There is no reader {reader!r}.", hint=hint)
     own = ":" in reader
     try:
-        opened = _own_reader(reader)(path) if own else _opened(path, reader)
+        opened, note = (_own_reader(reader)(path), "") if own else _opened(path, reader)
     except OSError as error:
         raise unreachable(path, error) from error
     try:
         if not own:
             check_levels(path, opened.level_sizes, sum(part.stat().st_size for part in opened.files))
-        return Slide(path, opened, mpp)
+        return Slide(path, opened, mpp, note)
     except SlideError:
         opened.close()
         raise
@@ -56,10 +57,29 @@ def open_slide(path: str | Path, *, reader: str = "auto", mpp: float | None = No
         raise unreachable(path, error) from error
 
 
-def _opened(path: Path, reader: str) -> Reader:
+def _opened(path: Path, reader: str) -> tuple[Reader, str]:
+    """The reader, and why it is not the fast one where `auto` might have taken that."""
     file = _main_file(path)
     head = _inspect(file)
-    return _first_that_opens(file, _candidates(file, head) if reader == "auto" else (reader,), head)
+    if reader not in ("auto", "fast"):
+        return _first_that_opens(file, (reader,), head), ""
+    opened = _first_that_opens(file, _candidates(file, head), head)
+    faster = _faster(file, head, opened)
+    if not isinstance(faster, str):
+        return faster, ""
+    if reader == "auto":
+        return opened, f"not fast: {faster}"
+    opened.close()
+    raise unsupported(file, f"the fast reader cannot be exact about it: {faster}")
+
+
+def _faster(file: Path, head: bytes, opened: Reader) -> Reader | str:
+    """The fast reader in front of one that has the slide open, or why not."""
+    if not is_tiff(head):
+        return "it is no TIFF file"
+    from wsi.readers.fast import accelerated
+
+    return accelerated(file, opened)
 
 
 def _main_file(path: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Never, Self
 from wsi.geometry import Level, Region, Size, best_level, round_px
 from wsi.identity import fingerprint
 from wsi.limits import check_overview, check_read
-from wsi.readers import unreachable
+from wsi.readers import ReducingReader, unreachable
 from wsi.resolution import objective_power, resolve
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ class Slide:
     Safe to read from several threads. Never pickled: send the path, and open it where it is needed.
     """
 
-    def __init__(self, path: Path, reader: Reader, mpp: float | None = None) -> None:
+    def __init__(self, path: Path, reader: Reader, mpp: float | None = None, reader_note: str = "") -> None:
         """`mpp` in um per level-0 px goes before what the file says; MppImplausible if it is outside 0.05-20."""
         self.path = path
         self.reader = reader.name
+        self.reader_note = reader_note  # why no faster reader took it; "" where one did, or where none was asked for
         self.vendor = reader.vendor
         self.size = reader.level_sizes[0]
         self.levels = tuple(
@@ -52,6 +53,7 @@ class Slide:
         self.bounds = (reader.bounds and reader.bounds.intersection(self._whole)) or self._whole
         self._resolution = resolve(reader.properties, mpp)
         self._reader = reader
+        self._reductions = sorted(reader.reductions, reverse=True) if isinstance(reader, ReducingReader) else []
         self._closed = False
 
     @property
@@ -93,22 +95,28 @@ class Slide:
         pixels, _ = self.read_many([region], size or Size(region.width, region.height))
         return pixels[0]
 
-    def read_many(self, regions: Sequence[Region], size: Size) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def read_many(
+        self, regions: Sequence[Region], size: Size, *, exact: bool = True
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """n regions of one width and height -> uint8 (n, h, w, 3) RGB, and padded, bool (n,): leaves the slide.
 
         The box around them all is read once, so give neighbours. Each region is then cut out and resampled by
         itself: its pixels are the same, bit for bit, in whatever company it is read. Errors as `read`.
+
+        Not `exact`: where a region is made of whole blocks of 2, 4 or 8 pixels a side, and no more than one pixel for
+        each is wanted, a reader that can scale in decoding may do that instead of taking means. It is about twice as
+        fast and differs by less than one grey level on average.
         """
         import numpy as np
 
-        from wsi.pixels import crop, resize
-
         level = self._level_for(regions, size)
         boxes = [self._box(region, level) for region in regions]
-        pixels, held = self._read_box(_around(boxes), level)
+        factors = np.array([1 if exact else self._reduction(box, size) for box in boxes])
         tiles = np.empty((len(boxes), size.height, size.width, 3), np.uint8)
-        for tile, box in zip(tiles, boxes, strict=True):
-            tile[:] = resize(crop(pixels, held, box), size)
+        for factor in np.unique(factors).tolist():
+            at = np.flatnonzero(factors == factor)
+            for i, tile in zip(at, self._resampled([boxes[i] for i in at], level, factor, size), strict=True):
+                tiles[i] = tile
         return tiles, np.array([region.intersection(self._whole) != region for region in regions])
 
     def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
@@ -186,18 +194,40 @@ class Slide:
         y, height = _along(region.y, region.height, at.downsample_y, self.size.height)
         return Region(x, y, width, height)
 
-    def _read_box(self, box: Region, level: int) -> tuple[NDArray[np.uint8], Region]:
-        """RGB of what lies inside the level, and the box it fills: (0, 0, 3) and an empty one if nothing does."""
+    def _reduction(self, box: Region, size: Size) -> int:
+        """The largest factor the reader can scale by in decoding: of whole blocks, and without falling below `size`."""
+        wanted = min(box.width / size.width, box.height / size.height)
+        edges = (box.x, box.y, box.width, box.height)
+        fit = (factor for factor in self._reductions if factor <= wanted and not any(edge % factor for edge in edges))
+        return next(fit, 1)
+
+    def _resampled(self, boxes: list[Region], level: int, factor: int, size: Size) -> Iterator[NDArray[np.uint8]]:
+        """Each box of the level, read together with the others at a scale of 1 / factor, at `size`."""
+        from wsi.pixels import crop, resize
+
+        scaled = [Region(b.x // factor, b.y // factor, b.width // factor, b.height // factor) for b in boxes]
+        pixels, held = self._read_box(_around(scaled), level, factor)
+        for box in scaled:
+            yield resize(crop(pixels, held, box), size)
+
+    def _read_box(self, box: Region, level: int, factor: int = 1) -> tuple[NDArray[np.uint8], Region]:
+        """RGB of what lies inside the level, and the box it fills: (0, 0, 3) and an empty one if nothing does.
+
+        In pixels of the level at a scale of 1 / factor, the last of which may be filled in part.
+        """
         import numpy as np
 
         from wsi.pixels import on_white
 
-        whole = Region(0, 0, *self.levels[level].size)
+        whole = Region(0, 0, *(-(-side // factor) for side in self.levels[level].size))
         held = box.intersection(whole)
         if held is None:
             return np.empty((0, 0, 3), np.uint8), Region(0, 0, 0, 0)
         check_read(held.width * held.height)
-        return on_white(self._open_reader().read_level(level, held.x, held.y, held.width, held.height)), held
+        reader = self._open_reader()
+        if factor > 1 and isinstance(reader, ReducingReader):
+            return reader.read_reduced(level, factor, held), held
+        return on_white(reader.read_level(level, held.x, held.y, held.width, held.height)), held
 
     def _draw(self, size: Size, px: tuple[float, float]) -> NDArray[np.uint8]:
         """(size.height, size.width, 3) from the corner of `bounds`, each pixel spanning `px` level-0 px in x and y."""
@@ -208,16 +238,20 @@ class Slide:
         check_read(size.width * size.height)
         level = best_level(self.levels, min(px))
         at = self.levels[level]
-        step = (px[0] / at.downsample_x, px[1] / at.downsample_y)  # level px per pixel drawn
+        # The mean of at least two reduced pixels a side: edges rounded to these are off by a quarter of a pixel drawn.
+        finest = min(px[0] / at.downsample_x, px[1] / at.downsample_y)
+        factor = next((f for f in self._reductions if 2 * f <= finest), 1)
+        pitch = (at.downsample_x * factor, at.downsample_y * factor)  # level-0 px per pixel read
+        step = (px[0] / pitch[0], px[1] / pitch[1])  # pixels read per pixel drawn
         if max(step) > _BLOCK.height:  # a single pixel would be more than a block: draw it finer first
             fine = math.ceil(max(step) / _BLOCK.height)
             return resize(self._draw(Size(size.width * fine, size.height * fine), (px[0] / fine, px[1] / fine)), size)
         image = np.empty((size.height, size.width, 3), np.uint8)
         for part in _parts(size, Size(int(_BLOCK.width / step[0]), int(_BLOCK.height / step[1]))):
-            x, right = (round_px(self.bounds.x / at.downsample_x + edge * step[0]) for edge in (part.x, part.right))
-            y, bottom = (round_px(self.bounds.y / at.downsample_y + edge * step[1]) for edge in (part.y, part.bottom))
+            x, right = (round_px(self.bounds.x / pitch[0] + edge * step[0]) for edge in (part.x, part.right))
+            y, bottom = (round_px(self.bounds.y / pitch[1] + edge * step[1]) for edge in (part.y, part.bottom))
             box = Region(x, y, max(1, right - x), max(1, bottom - y))
-            drawn = resize(crop(*self._read_box(box, level), box), Size(part.width, part.height))
+            drawn = resize(crop(*self._read_box(box, level, factor), box), Size(part.width, part.height))
             image[part.y : part.bottom, part.x : part.right] = drawn
         return image
 

@@ -82,7 +82,7 @@ def described(name: str, facts: Any) -> str:
         f"  size    {facts.width} x {facts.height} px" + _millimetres(facts),
         f"  mpp     {scale}",
         f"  levels  {len(facts.levels)}: {levels}",
-        f"  vendor  {facts.vendor or 'not told'}, read by {facts.reader}",
+        f"  vendor  {facts.vendor or 'not told'}, read by {facts.read_by}",
     ]
     if facts.objective_power:
         lines.append(f"  power   {facts.objective_power:g}x")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from wsi.errors import SlideError, SlideMissing, SlideUnreadable, SlideUnsupported
 from wsi.geometry import Region, Size
@@ -16,6 +18,21 @@ if TYPE_CHECKING:
 
 _NOT_TO_BE_HAD = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM}
+)
+# Neither tifffile nor tiffslide has an error tree: these are what damaged files were seen to bring out of them and
+# their codecs.
+INDEX_FAULTS = (
+    struct.error,
+    zlib.error,
+    LookupError,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    TypeError,
+    RuntimeError,  # every codec of imagecodecs
+    ValueError,  # TiffFileError
 )
 
 
@@ -72,6 +89,23 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Gives the file back. Calling it twice does no harm."""
+        ...
+
+
+@runtime_checkable
+class ReducingReader(Reader, Protocol):
+    """A reader that can scale while it decodes, for less than decoding costs."""
+
+    @property
+    def reductions(self) -> tuple[int, ...]:
+        """The factors it can scale by: 2 gives every second pixel."""
+        ...
+
+    def read_reduced(self, level: int, reduction: int, box: Region) -> NDArray[np.uint8]:
+        """As `read_level`; `box` is in pixels of the level at a scale of 1 / reduction.
+
+        The last pixels of a level that the factor does not divide are filled in part.
+        """
         ...
 
 

@@ -7,10 +7,8 @@ whole index again and again, and it decodes the tiles of a read in threads of it
 from __future__ import annotations
 
 import math
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
@@ -22,22 +20,8 @@ from tiffslide import TiffSlide
 
 from wsi.errors import SlideUnsupported
 from wsi.geometry import Region, Size
-from wsi.readers import unreadable, unsupported
+from wsi.readers import INDEX_FAULTS, unreadable, unsupported
 
-# Neither library has an error tree: these are what damaged files were seen to bring out of them and their codecs.
-_FOREIGN = (
-    struct.error,
-    zlib.error,
-    LookupError,
-    OSError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    MemoryError,
-    TypeError,
-    RuntimeError,  # every codec of imagecodecs
-    ValueError,  # TiffFileError
-)
 _GREY, _RGB, _YCBCR = 1, 2, 6  # PhotometricInterpretation, as TIFF 6.0 numbers it
 _JPEG, _JPEG_2000 = 7, (33003, 33004)  # Compression; the latter as Aperio and Leica number it
 _INTERLEAVED = 1  # PlanarConfiguration
@@ -55,7 +39,7 @@ class TiffSlideReader:
         self._lock = threading.Lock()
         try:
             self._slide = TiffSlide(path)
-        except _FOREIGN as error:
+        except INDEX_FAULTS as error:
             raise _refusal(path, error) from error
         try:
             with warnings.catch_warnings():
@@ -66,7 +50,7 @@ class TiffSlideReader:
             self._check_colours(facts["tiffslide.series-axes"])
             self.level_sizes = tuple(Size(w, h) for w, h in self._slide.level_dimensions)
             self.associated_names = tuple(sorted(self._slide.associated_images))
-        except _FOREIGN as error:
+        except INDEX_FAULTS as error:
             self._slide.close()
             raise _refusal(path, error) from error
         self.properties: Mapping[str, str] = {k: str(v) for k, v in facts.items() if v is not None}
@@ -82,7 +66,7 @@ class TiffSlideReader:
         try:
             with self._lock:
                 pixels = self._slide.read_region(corner, level, (width, height), as_array=True, padding=False)
-        except _FOREIGN as error:
+        except INDEX_FAULTS as error:
             where = f"level {level} at ({x}, {y}), {width} x {height} px"
             raise unreadable(self._path, where, error) from error
         page = self._pages[level]
@@ -95,7 +79,7 @@ class TiffSlideReader:
         try:
             with self._lock:
                 return np.asarray(self._slide.associated_images[name].convert("RGB"))
-        except _FOREIGN as error:
+        except INDEX_FAULTS as error:
             raise unreadable(self._path, f"its associated image {name!r}", error) from error
 
     def close(self) -> None:
