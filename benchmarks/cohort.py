@@ -28,6 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.machine import processor
 from features.foreign import packed_columns
 from heads.config import TrainConfig
 from heads.crossval import cross_validate
@@ -121,7 +122,7 @@ def _question(given: argparse.Namespace, kind: str) -> Question:
 def _heading(given: argparse.Namespace, joined: Joined, metrics: tuple[str, ...]) -> None:
     first, *others = metrics
     print(f"# {given.cohort.stem}: {given.target or given.time}, folds by {given.site or 'patient'}\n")
-    print(f"`benchmarks/{Path(__file__).name} {' '.join(sys.argv[2:])}`. {datetime.date.today()}, {_processor()}, CPU.")
+    print(f"`benchmarks/{Path(__file__).name} {' '.join(sys.argv[2:])}`. {datetime.date.today()}, {processor()}, CPU.")
     print(f"{len(joined.bags)} patients; 95 % intervals and p by {DRAWS} draws of patients; seed {given.seed}.\n")
     print(f"| head | {first} (95 %) | folds | against the first row (95 %), p | {' | '.join(others)} | seconds |")
     print("|---|---|---|---|---|---|---|")
@@ -149,12 +150,6 @@ def _folds(joined: Joined, kind: str, given: argparse.Namespace) -> NDArray[np.i
     if joined.sites is None:
         return stratified_folds(joined.patients, strata, given.folds, given.seed)
     return site_folds(joined.patients, strata, joined.sites, given.folds, given.seed).folds
-
-
-def _processor() -> str:
-    """The processor's name as `lscpu` has it."""
-    rows = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((row.split(":")[1].strip() for row in rows if "model name" in row), "unknown processor")
 
 
 def _arguments() -> argparse.Namespace:

@@ -29,6 +29,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+# ruff: noqa: E402
+# This very file would hide the package of its name.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.machine import processor
+
 CONTENDER = Path(__file__).with_name("heads_contender.py")
 GOALS = {"hdf5": 5.0, "torchmil": 1.5}  # times our seconds per epoch
 TITLES = {
@@ -133,7 +139,7 @@ def _heading(options: argparse.Namespace, contenders: Sequence[Contender]) -> li
     lines = [
         "# Training heads",
         "",
-        f"`benchmarks/heads.py`. {datetime.date.today()}, {_processor()}, 2 shared cores, no GPU. {about}.",
+        f"`benchmarks/heads.py`. {datetime.date.today()}, {processor()}, 2 shared cores, no GPU. {about}.",
         "",
         f"{options.bags} bags of {options.tiles:,} x 512, gated ABMIL, {options.epochs} epochs each, taken in turns. "
         "The epoch is the median of all but the first (range); CPU is of both threads;",
@@ -179,12 +185,6 @@ def _long_table(options: argparse.Namespace, long: Sequence[Contender], idle: Co
         "|---|---|---|---|",
         *rows,
     ]
-
-
-def _processor() -> str:
-    """The processor's name as `lscpu` has it."""
-    rows = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((row.split(":")[1].strip() for row in rows if "model name" in row), "unknown processor")
 
 
 def _options() -> argparse.Namespace:

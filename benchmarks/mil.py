@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import multiprocessing
-import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from benchmarks.machine import processor
 from heads.networks.abmil import AttentionMIL
 from heads.splits import stratified_folds
 
@@ -166,19 +166,13 @@ def _keep(path: Path, key: str, row: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [line for line in path.read_text().splitlines() if line.startswith("| ")] if path.exists() else []
     kept = [line for line in rows[1:] if not line.startswith(key)]
-    about = f"{datetime.date.today()}, {_processor()}, 2 shared cores, torch {torch.__version__}"
+    about = f"{datetime.date.today()}, {processor()}, 2 shared cores, torch {torch.__version__}"
     head = ["# Classical MIL sets", "", f"`benchmarks/mil.py`. {about}. See there for what is measured.", ""]
     columns = [
         "| set | head | folds | lr / decay | epochs | accuracy (SE) | SD of repeats |",
         "|---|---|---|---|---|---|---|",
     ]
     path.write_text("\n".join([*head, *columns, *sorted([*kept, row.strip()])]) + "\n")
-
-
-def _processor() -> str:
-    """The processor's name as `lscpu` has it."""
-    names = [row.split(":")[1].strip() for row in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in row]
-    return names[0] if names else platform.processor()
 
 
 def _options() -> argparse.Namespace:

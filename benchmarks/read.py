@@ -37,6 +37,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.machine import processor
 from pipeline.synthetic import draw, recipe
 from tiling import TileGrid, TileSpec, read_tiles
 from tiling.grid import TissueMask
@@ -274,15 +275,9 @@ def _heading(path: Path) -> list[str]:
     return [
         "# Reading",
         "",
-        f"`benchmarks/read.py`. {datetime.date.today()}, {_processor()}, 2 shared cores. {about}, "
+        f"`benchmarks/read.py`. {datetime.date.today()}, {processor()}, 2 shared cores. {about}, "
         f"openslide {openslide.__library_version__}.",
     ]
-
-
-def _processor() -> str:
-    """The processor's name as `lscpu` has it."""
-    rows = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((row.split(":")[1].strip() for row in rows if "model name" in row), "unknown processor")
 
 
 def _arguments() -> Any:

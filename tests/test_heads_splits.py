@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
-from heads import splits
+from heads import evenness
 from heads.splits import (
     check_split,
     site_folds,
@@ -114,8 +114,8 @@ def test_descent_mends_what_dealing_cannot() -> None:
     for seed in range(10):
         has = np.random.default_rng(seed).integers(0, 2, (24, 4))
         has[has.sum(axis=1) == 0, 0] = 1
-        dealt = splits._deal(has, np.arange(24), 3, np.ones(24, np.int64), np.random.default_rng(seed))
-        before, after = (splits._cost(has, f, 3) for f in (dealt, splits._descend(has, dealt, 3)))
+        dealt = evenness.deal(has, np.arange(24), 3, np.ones(24, np.int64), np.random.default_rng(seed))
+        before, after = (evenness.cost(has, f, 3) for f in (dealt, evenness.descend(has, dealt, 3)))
         assert after <= before
         gained += after < before
     assert gained >= 5
@@ -144,8 +144,8 @@ def test_site_folds_are_the_best_of_all(seed: int, k: int) -> None:
 
 def test_the_search_alone_finds_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without descent: everything in the first k - 1 sites' folds, and the search has to mend it."""
-    monkeypatch.setattr(splits, "_STARTS", 0)
-    monkeypatch.setattr(splits, "_descend", lambda counts, fold, k: np.minimum(np.arange(len(counts)), k - 1))
+    monkeypatch.setattr(evenness, "_STARTS", 0)
+    monkeypatch.setattr(evenness, "descend", lambda counts, fold, k: np.minimum(np.arange(len(counts)), k - 1))
     for seed in range(6):
         groups, strata, sites = tiny_sites(seed, n_sites=7)
         split = site_folds(groups, strata, sites, 3)
@@ -157,7 +157,7 @@ def test_the_descent_alone_comes_as_far_but_does_not_claim_it(monkeypatch: pytes
     """From one start it misses the best of eight of these twenty."""
     cohorts = [tiny_sites(seed, n_sites=9) for seed in range(20)]
     best = [site_folds(*cohort, 3) for cohort in cohorts]
-    monkeypatch.setattr(splits, "_STEPS", 0)
+    monkeypatch.setattr(evenness, "_STEPS", 0)
     found = [site_folds(*cohort, 3) for cohort in cohorts]
     assert all(split.optimal for split in best) and [s.cost for s in found] == [s.cost for s in best]
     assert all(split.optimal == (split.cost == split.bound) and split.bound <= split.cost for split in found)
@@ -175,7 +175,7 @@ def test_one_huge_site_fills_a_fold_alone(monkeypatch: pytest.MonkeyPatch) -> No
     split = site_folds([f"P{i}" for i in range(len(sites))], strata, sites, 3)
     assert sorted(np.bincount(split.folds).tolist()) == [20, 20, 80]
     assert split.cost == split.bound == 2 * (60**2 + 30**2 + 30**2) and split.optimal
-    monkeypatch.setattr(splits, "_STEPS", 0)
+    monkeypatch.setattr(evenness, "_STEPS", 0)
     unproved = site_folds([f"P{i}" for i in range(len(sites))], strata, sites, 3)
     assert (unproved.cost, unproved.bound, unproved.optimal) == (split.cost, 0, False)
 
