@@ -128,6 +128,12 @@ def test_every_task_goes_the_whole_way(cached: Path, name: str, words: list[str]
     assert scored.returncode == 0 and len(rows(cached / f"{name}.csv")) == 48
     done = wsi("evaluate", cached / name, "--labels", cached / "labels.csv", "--draws", "5")
     assert done.returncode == 0, done.stdout + done.stderr
+    # Told by the folds that left each patient out, with their own thresholds and times: the same in every metric.
+    again, first = (
+        {n: i["value"] for n, i in json.loads((cached / name / file).read_text())["overall"].items()}
+        for file in ("evaluation-labels.json", "metrics.json")
+    )
+    assert again == pytest.approx(first, abs=1e-5, nan_ok=True)
 
 
 def test_sites_stay_whole_where_asked(cached: Path) -> None:
@@ -204,11 +210,14 @@ def test_a_packed_file_is_its_own_table(tmp_path: Path) -> None:
         f["features"], f["offsets"] = x, np.r_[0, np.cumsum(lengths)]
         f["meta/slide_id"] = [f"k{i}" for i in range(12)]
         f["meta/kind"] = ["lo" if v == 0 else "hi" for v in y]
+        f["meta/id"] = [f"k{(i + 1) % 12}" for i in range(12)]  # of something else: rows go by the slide they are of
     done = wsi(
         "train", "--features", tmp_path / "set.h5", "--target", "kind", "-o", tmp_path / "h", "--folds", "2", *FAST
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert load_head(tmp_path / "h").card.task.classes == ("hi", "lo")
+    truth = {r["patient"]: r["truth"] for r in rows(tmp_path / "h" / "predictions.csv")}
+    assert truth == {f"k{i}": "lo" if i % 2 == 0 else "hi" for i in range(12)}
 
 
 def test_stored_bags_are_the_read_rows_of_their_grid() -> None:
