@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from heads import Bag, TrainConfig, cross_validate
 from heads.evaluation import evaluate
+from heads.member import Member
+from heads.trained import TrainedHead
 from wsi.errors import UsageError
 
 BAGS = [Bag(x=np.eye(3)[[i % 3, (i + 1) % 3]], cells=None, slide_id=f"s{i}", encoder_digest="e") for i in range(6)]
@@ -66,3 +70,17 @@ def test_classes_that_are_numbers_are_in_their_order_and_others_are_in_none(nois
     assert "kappa_quadratic" in evaluate(found.answers, draws=1).overall
     named = cross_validate(noise, LABELS, [i // 2 % 2 for i in range(12)], config=SHORT)
     assert "kappa_quadratic" not in evaluate(named.answers, draws=1).overall
+
+
+def test_thresholds_are_those_of_the_members_that_answer(noise: list[Bag]) -> None:
+    """Those of the others were chosen with the help of the very patient."""
+    head = cross_validate(noise, LABELS, [i // 2 % 3 for i in range(12)], config=SHORT).head
+    assert head.thresholds() is None  # too few patients to choose by
+    members = [
+        Member(replace(m.card, thresholds=cut), m.model)
+        for m, cut in zip(head.members, ((0.2,), (0.8,), ()), strict=True)
+    ]
+    chosen = TrainedHead(replace(head.card, members=tuple(m.card for m in members)), tuple(members))
+    for asked, cut in ((None, 0.5), ((0,), 0.2), ((1,), 0.8), ((2,), None), ((1, 2), 0.65)):
+        found = chosen.thresholds(asked)
+        assert (found is None) if cut is None else found == pytest.approx([cut])
