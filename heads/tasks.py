@@ -84,8 +84,8 @@ class Classification:
 
     @property
     def ordered(self) -> bool:
-        """Whether the classes are steps of a scale, as far as their names tell: numbers."""
-        return all(map(_is_number, self.classes))
+        """Whether the classes are steps of a scale, as far as their names tell: three numbers or more."""
+        return len(self.classes) > 2 and all(map(_is_number, self.classes))
 
     def rows(self, targets: Any) -> Tensor:
         return torch.tensor([self.classes.index(label) for label in as_labels(targets)])

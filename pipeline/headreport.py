@@ -79,6 +79,7 @@ def _facts(head: TrainedHead, answers: Answers) -> list[tuple[str, str]]:
         ("head", head.card.config.head),
         ("patients", f"{about.get('patients', len(answers.patients))} ({about.get('slides', '?')} slides)"),
         ("folds", f"{answers.k}, each patient in one"),
+        ("kept back in training", _kept_back(head)),
         ("tiles", head.card.tile or "not known"),
         ("encoder", head.card.encoder_digest[:12]),
         ("features", str(asked.get("features", ""))),
@@ -87,6 +88,12 @@ def _facts(head: TrainedHead, answers: Answers) -> list[tuple[str, str]]:
         truth = [str(t) for t in answers.targets]
         facts.insert(1, ("classes", ", ".join(f"{c} {truth.count(str(c))}" for c in counts)))
     return facts
+
+
+def _kept_back(head: TrainedHead) -> str:
+    """Patients of each fold on whom temperature and thresholds were fitted."""
+    counts = sorted({m.n_validation for m in head.card.members})
+    return "none" if counts == [0] else f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} of each fold"
 
 
 def _folds(evaluation: Evaluation, name: str) -> list[float]:

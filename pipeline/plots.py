@@ -29,7 +29,7 @@ def plots(answers: Answers, high_risk: NDArray[np.bool_] | None) -> Iterator[tup
     task = answers.task
     if isinstance(task, Classification):
         y = np.eye(len(task.classes))[task.rows(answers.targets).numpy()]
-        names = [str(c) for c in task.classes]
+        names = [f"class {c}" if str(c).isdigit() else str(c) for c in task.classes]
         # Of two classes one curve says all.
         shown = [1] if len(names) == 2 else list(range(len(names)))
         yield from _binary([names[i] for i in shown], y[:, shown], answers.values[:, shown])

@@ -10,6 +10,7 @@ import pytest
 from heads import Bag, TrainConfig, cross_validate
 from heads.evaluation import evaluate
 from heads.member import Member
+from heads.tasks import Classification
 from heads.trained import TrainedHead
 from wsi.errors import UsageError
 
@@ -70,6 +71,8 @@ def test_classes_that_are_numbers_are_in_their_order_and_others_are_in_none(nois
     assert "kappa_quadratic" in evaluate(found.answers, draws=1).overall
     named = cross_validate(noise, LABELS, [i // 2 % 2 for i in range(12)], config=SHORT)
     assert "kappa_quadratic" not in evaluate(named.answers, draws=1).overall
+    # Of two classes there is one distance: the weighed kappa is the plain one.
+    assert not Classification(("0", "1")).ordered
 
 
 def test_thresholds_are_those_of_the_members_that_answer(noise: list[Bag]) -> None:
