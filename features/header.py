@@ -98,7 +98,7 @@ class GridHeader:
         of its file.
         """
         return cls(
-            slide_id=Path(slide.path).stem if slide_id is None else slide_id,
+            slide_id=Path(str(slide.path)).stem if slide_id is None else slide_id,
             slide_fingerprint=slide.fingerprint,
             slide_mpp=slide.mpp,
             slide_mpp_source=slide.mpp_source,

@@ -24,8 +24,8 @@ models = typer.Typer(
 app.add_typer(models, name="models")
 
 Slides = Annotated[
-    list[Path] | None,
-    typer.Argument(help="Folders (searched recursively), slide files, or one manifest CSV.", show_default=False),
+    list[str] | None,
+    typer.Argument(help="Folders (searched recursively), slide files, URLs, or one manifest CSV.", show_default=False),
 ]
 Out = Annotated[
     Path,
@@ -122,9 +122,11 @@ def plan(
 
 @app.command()
 def info(
-    slides: Annotated[list[Path], typer.Argument(help="Slide files or folders.", show_default=False)],
+    slides: Annotated[list[str], typer.Argument(help="Slide files, folders or URLs.", show_default=False)],
     mpp: Mpp = None,
-    reader: Annotated[str, typer.Option(help="auto, openslide, tiffslide, image or package.module:callable.")] = "auto",
+    reader: Annotated[
+        str, typer.Option(help="auto, fast, openslide, tiffslide, image, omezarr or package.module:callable.")
+    ] = "auto",
 ) -> None:
     """What a slide is: size, levels, mpp and where it came from, vendor, reader."""
     from pipeline.commands import looking

@@ -11,6 +11,7 @@ from pipeline.record import SlideRecord
 from tiling.grid import TileGrid
 from tiling.supervised import ReaderProcess
 from wsi.errors import SlideError
+from wsi.location import Location
 
 
 def crop_path(folder: SlideFolder, record: SlideRecord, grid: TileGrid, cell: int) -> Path:
@@ -25,13 +26,18 @@ def shown_cells(zeroshot: dict[str, Any] | None) -> list[int]:
     return [int(t["cell"]) for end in ("top", "bottom") for t in shown.get(end, [])]
 
 
-def cut_crops(folder: SlideFolder, record: SlideRecord, grid: TileGrid, reader: ReaderProcess) -> None:
-    """Cuts what is missing; opens the slide only if something is. Raises SlideError, also where it is another file."""
+def cut_crops(
+    folder: SlideFolder, record: SlideRecord, grid: TileGrid, reader: ReaderProcess, *, where: Location | None = None
+) -> None:
+    """Cuts what is missing; opens the slide only if something is. Raises SlideError, also where it is another file.
+
+    `where` is the slide as it was asked for, where that is at hand: the record of a remote one leaves out its secrets.
+    """
     shown = shown_cells(folder.zeroshot())
     cells = [cell for cell in shown if not crop_path(folder, record, grid, cell).exists()]
     if not cells:
         return
-    facts = reader.open(record.facts.path, record.manifest_mpp, record.fallback_mpp)
+    facts = reader.open(where or record.facts.path, record.manifest_mpp, record.fallback_mpp)
     if facts.fingerprint != record.facts.fingerprint:
         raise SlideError(
             f"{record.facts.path}: is not the file that the features were made from.", hint="Run this slide again."

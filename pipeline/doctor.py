@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import sys
@@ -60,6 +61,12 @@ def _readers() -> Iterator[Finding]:
     import openslide
 
     yield Finding("openslide library", openslide.__library_version__)
+    yield Finding("slides", "SVS, NDPI, MRXS, SCN, BIF, DICOM, TIFF, OME-TIFF, OME-Zarr, PNG, JPEG, BMP", None)
+    packages = {"https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
+    missing = {scheme: name for scheme, name in packages.items() if importlib.util.find_spec(name) is None}
+    there = ", ".join(f"{scheme}://" for scheme in packages if scheme not in missing) or "none"
+    hint = " ".join(f"For {scheme}:// install {name}." for scheme, name in missing.items())
+    yield Finding("slides by URL", there, None, hint)
 
 
 def _device() -> Iterator[Finding]:

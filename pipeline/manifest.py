@@ -7,12 +7,14 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.csvfile import csv_error, csv_rows
 from wsi.errors import UsageError
 from wsi.listing import Listing, list_slides
+from wsi.location import Location, RemoteFile, located
 
 _COLUMNS = ("slide", "id", "patient", "mpp")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(1, 10))}
@@ -24,8 +26,8 @@ class SlideEntry:
     """One slide as asked for. `id` is safe as a file name and unique in the run, whatever the slide is called."""
 
     id: str
-    path: Path
-    name: str  # path relative to the slide folder: what people know the slide by
+    path: Location
+    name: str  # path relative to the slide folder, or URL without secrets: what people know the slide by
     patient: str = ""
     mpp: float | None = None  # um per level-0 px, over whatever the file says: a manifest's column
     mpp_if_missing: float | None = None  # the same where the file says nothing: the command line's --mpp
@@ -33,26 +35,28 @@ class SlideEntry:
 
 
 def entries_from(
-    slides: list[Path],
+    slides: Sequence[str | Location],
     manifest: Path | None = None,
     mpp: float | None = None,
     unfollowed: list[Path] | None = None,
 ) -> list[SlideEntry]:
     """All slides of the command line, in a stable order.
 
-    Slides are given as folders (searched recursively), files or one CSV. Links to folders below them are not followed,
-    and are added to `unfollowed`. Raises UsageError where there is nothing to
-    do, ManifestError with all faults of a manifest at once.
+    Slides are given as folders (searched recursively), files, URLs or one CSV. Links to folders below them are not
+    followed, and are added to `unfollowed`. Raises UsageError where there is nothing to do, ManifestError with all
+    faults of a manifest at once.
     """
-    csvs = [p for p in slides if p.suffix.lower() == ".csv" and p.is_file()]
-    if manifest is None and len(slides) == 1 and csvs:
-        manifest, slides = slides[0], []
+    given = [located(one) for one in slides]
+    paths = [one for one in given if isinstance(one, Path)]
+    if manifest is None and len(given) == 1 and paths and paths[0].suffix.lower() == ".csv" and paths[0].is_file():
+        manifest, paths = paths[0], []
     if manifest is not None:
-        entries = read_manifest(manifest, root=slides[0] if slides else None)
+        entries = read_manifest(manifest, root=paths[0] if paths else None)
     else:
-        entries = _from_paths(slides, [] if unfollowed is None else unfollowed)
+        remote = [_remote_entry(one) for one in dict.fromkeys(given) if isinstance(one, RemoteFile)]
+        entries = _unique(_from_paths(paths, [] if unfollowed is None else unfollowed) + remote)
     if not entries:
-        searched = ", ".join(str(p) for p in slides) or str(manifest)
+        searched = ", ".join(str(p) for p in paths) or str(manifest)
         raise UsageError(
             f"no slides found in {searched}.", hint="Give a folder of slides, slide files or a manifest CSV."
         )
@@ -62,7 +66,7 @@ def entries_from(
 def read_manifest(path: Path, root: Path | None = None) -> list[SlideEntry]:
     """Rows of a CSV with a column `slide` and optional `id`, `patient`, `mpp`; every other column is a label.
 
-    Slide paths are relative to `root`, or to the CSV's own folder. Cells are text: a slide called NA stays NA.
+    Slides are URLs, or paths relative to `root` or to the CSV's own folder. Cells are text: a slide called NA stays NA.
     """
     header, rows = csv_rows(path)
     base = root or path.parent
@@ -79,7 +83,11 @@ def read_manifest(path: Path, root: Path | None = None) -> list[SlideEntry]:
         entry, wrong = _entry(row, base)
         faults.extend(f"line {line}: {w}" for w in wrong)
         entries.append(entry)
-    missing = [f"slide {e.name!r}: no such file below {base}" for e in entries if not e.path.exists()]
+    missing = [
+        f"slide {e.name!r}: no such file below {base}"
+        for e in entries
+        if isinstance(e.path, Path) and not e.path.exists()
+    ]
     seen = Counter(e.path for e in entries)
     faults.extend(f"slide {p} is listed {n} times" for p, n in seen.items() if n > 1)
     given = Counter(
@@ -125,12 +133,19 @@ def _from_paths(given: list[Path], unfollowed: list[Path]) -> list[SlideEntry]:
             # What is given may itself be a slide: a file, or a folder of DICOM files.
             name = path.name if path == one else path.relative_to(one).as_posix()
             name_of.setdefault(Path(os.path.normpath(path.absolute())), name)  # one slide, however its folder is spelt
+    if not name_of:
+        return []
     times = Counter(name_of.values())
     root = os.path.commonpath([os.path.normpath(one.parent.absolute()) for one in given])
     for path, name in name_of.items():
         if times[name] > 1:  # a/s.svs and b/s.svs, of two folders given: tell them apart by these
             name_of[path] = Path(os.path.relpath(path, root)).as_posix()
-    return _unique([SlideEntry(_stem(name), path, name) for path, name in sorted(name_of.items(), key=_by_name)])
+    return [SlideEntry(_stem(name), path, name) for path, name in sorted(name_of.items(), key=_by_name)]
+
+
+def _remote_entry(where: RemoteFile) -> SlideEntry:
+    """Filed under host and path: the same id whatever else is in the run."""
+    return SlideEntry(_stem(where.place), where, str(where))
 
 
 def _by_name(item: tuple[Path, str]) -> tuple[str, str]:
@@ -151,7 +166,7 @@ def _unique(entries: list[SlideEntry]) -> list[SlideEntry]:
             e,
             id=safe_id(e.id) if folded[_fold(e.id)] == 1 else f"{safe_id(e.id)}-{_tag(e.name)}",
             name=printable(e.name),
-            path=e.path.absolute(),
+            path=e.path.absolute() if isinstance(e.path, Path) else e.path,
         )
         for e in entries
     ]
@@ -166,13 +181,23 @@ def _entry(row: dict[str, str], base: Path) -> tuple[SlideEntry, list[str]]:
     name = row["slide"]
     if not name.strip() or "\0" in name:
         return SlideEntry("", base, name), ["the cell 'slide' is empty or no path"]
-    path = Path(os.path.normpath(base / name))
+    entry = _named(name, base)
     mpp, complaint = _mpp(row.get("mpp", ""))
     if complaint:
         wrong.append(complaint)
     labels = {k: v for k, v in row.items() if k not in _COLUMNS}
-    slide_id = row.get("id", "").strip() or _stem(name)
-    return SlideEntry(slide_id, path, name, row.get("patient", ""), mpp, labels=labels), wrong
+    slide_id = row.get("id", "").strip() or entry.id
+    return replace(entry, id=slide_id, patient=row.get("patient", ""), mpp=mpp, labels=labels), wrong
+
+
+def _named(name: str, base: Path) -> SlideEntry:
+    """The slide of a manifest's cell."""
+    where = located(name.strip())
+    if isinstance(where, RemoteFile):
+        return _remote_entry(where)
+    if where != Path(name.strip()):  # a file:// URL
+        name = str(where)
+    return SlideEntry(_stem(name), Path(os.path.normpath(base / name)), name)
 
 
 def _mpp(text: str) -> tuple[float | None, str]:

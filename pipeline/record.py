@@ -13,9 +13,10 @@ from pipeline.config import RunConfig
 from pipeline.manifest import SlideEntry
 from pipeline.output import RECORD_VERSION, SlideFolder
 from tiling.grid import READ_FAILED, READ_PADDED
-from wsi.errors import ArtefactError
+from wsi.errors import ArtefactError, SlideError
 from wsi.facts import SlideFacts
-from wsi.identity import fingerprint
+from wsi.files import fingerprint
+from wsi.location import Location, RemoteFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +152,8 @@ def reuse_problem(record: SlideRecord, entry: SlideEntry, config: RunConfig, enc
     if record.grid.unreadable > config.reader.max_unreadable * record.grid.tiles:
         return f"{record.grid.unreadable} of {record.grid.tiles} tiles are unreadable"
     try:
-        unchanged = fingerprint(Path(f) for f in _files(record, entry)) == record.facts.fingerprint
-    except OSError:
+        unchanged = fingerprint(_files(record, entry)) == record.facts.fingerprint
+    except (OSError, SlideError):
         return "slide file not readable"
     return None if unchanged else "slide file changed"
 
@@ -179,12 +180,12 @@ def _wanted(record: SlideRecord, entry: SlideEntry, config: RunConfig) -> dict[s
     }
 
 
-def _files(record: SlideRecord, entry: SlideEntry) -> list[Path]:
+def _files(record: SlideRecord, entry: SlideEntry) -> list[Location]:
     """The slide's files where they are now: a folder of slides may have been moved as a whole."""
-    was = Path(record.facts.path)
-    return [
-        entry.path if f == str(was) else entry.path.parent / Path(f).relative_to(was.parent) for f in record.facts.files
-    ]
+    now, was = entry.path, Path(record.facts.path)
+    if isinstance(now, RemoteFile):
+        return [now]
+    return [now if f == record.facts.path else now.parent / Path(f).relative_to(was.parent) for f in record.facts.files]
 
 
 def _frame(record: SlideRecord) -> tuple[str, float | None]:

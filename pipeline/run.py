@@ -18,6 +18,7 @@ from pipeline.output import OutputFolder, write_text
 from pipeline.stages import SlideTask, Watcher, run_slide
 from pipeline.tables import write_tables
 from wsi.errors import SetupError, UsageError, from_record
+from wsi.location import without_secrets
 
 
 class RunWatcher(Watcher, Protocol):
@@ -47,7 +48,8 @@ class Run:
 
     def _locked(self, executor: Executor, watcher: RunWatcher) -> list[Outcome]:
         write_text(self.out.config, dump_toml(self.config))
-        ledger.append(self.out.ledger, {"event": "run", "slides": len(self.entries), "argv": sys.argv[1:]})
+        said = [without_secrets(word) for word in sys.argv[1:]]
+        ledger.append(self.out.ledger, {"event": "run", "slides": len(self.entries), "argv": said})
         ended: list[Outcome] = []
         try:
             for outcome in self._stream(executor, watcher):

@@ -27,6 +27,7 @@ from pipeline.zeroshot import Scorer, score_slide
 from tiling.grid import READ_FAILED
 from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
 from wsi.errors import ArtefactError, SetupError, SlideUnreadable, ToolkitError, UsageError
+from wsi.location import without_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +101,7 @@ def _outcome(job: _Job) -> Outcome:
     except ToolkitError as error:
         return job.outcome(REFUSED, error=error)
     except Exception:  # the one broad catch: a slide of thousands must not end the night's run
-        told = printable(traceback.format_exc())
+        told = printable(without_secrets(traceback.format_exc(), job.task.entry.path))
         return replace(job.outcome(CRASHED), code="bug", detail=told, hint="Please report this.")
 
 
@@ -128,7 +129,7 @@ class _Job:
             score_slide(self.folder, record, scorer_for(self.task.config, self.task.prompts), self.task.config.pictures)
             self.stage = "pictures"
             grid = FeatureGrid.open(self.folder.features / record.current).grid
-            cut_crops(self.folder, record, grid, self.reader)
+            cut_crops(self.folder, record, grid, self.reader, where=self.task.entry.path)
         if not record.grid.tiles:
             return self.outcome(NO_TISSUE)
         return self.outcome(REUSED if reused else DONE)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
+import zarr
 from numpy.typing import NDArray
 
 from wsi.geometry import Region, Size
@@ -55,6 +56,57 @@ def aperio_svs(path: Path, pixels: Pixels, levels: Sequence[Pixels] = (), *, mpp
     """A TIFF that readers take for an Aperio slide."""
     description = APERIO.format(width=pixels.shape[1], height=pixels.shape[0], mpp=mpp)
     return tiled_tiff(path, pixels, levels, description=description, thumbnail=True, **options)
+
+
+def ome_zarr(
+    folder: Path,
+    levels: Sequence[NDArray[Any]],
+    *,
+    axes: str = "cyx",
+    um: float | None = 0.5,
+    unit: str = "micrometer",
+    zarr_format: Literal[2, 3] = 3,
+    **options: Any,
+) -> Path:
+    """An OME-Zarr of NGFF 0.4 (Zarr v2) or 0.5 (Zarr v3); `levels` are (h, w, channels), stored in the order `axes`.
+
+    `um` per pixel of the first level, in `unit`; None leaves the scale out. `options` go to zarr: chunks (of y and x),
+    shards, compressors.
+    """
+    root = zarr.create_group(folder, zarr_format=zarr_format)
+    chunk = options.pop("chunks", (128, 96))
+    kinds = {"t": "time", "c": "channel"}
+    named = [{"name": axis, "type": kinds.get(axis, "space")} for axis in axes]
+    for axis in named:
+        if axis["type"] == "space":
+            axis["unit"] = unit
+    datasets = []
+    for number, level in enumerate(levels):
+        data = np.moveaxis(level, (0, 1, 2), [axes.replace("t", "").replace("z", "").index(name) for name in "yxc"])
+        data = data.reshape(
+            [data.shape["".join(a for a in axes if a in "cyx").index(a)] if a in "cyx" else 1 for a in axes]
+        )
+        sizes = {"y": chunk[0], "x": chunk[1], "c": level.shape[2]}
+        array = root.create_array(
+            str(number),
+            shape=data.shape,
+            dtype=data.dtype,
+            chunks=tuple(min(sizes.get(axis, 1), n) for axis, n in zip(axes, data.shape, strict=True)),
+            fill_value=0,
+            chunk_key_encoding={"name": "v2" if zarr_format == 2 else "default", "separator": "/"},
+            **options,
+        )
+        array[...] = data
+        ratio = levels[0].shape[1] / level.shape[1]
+        scale = [(um or 0) * ratio if axis in "yx" else 1.0 for axis in axes]
+        told = {} if um is None else {"coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        datasets.append({"path": str(number), **told})
+    image = {"axes": named, "datasets": datasets, "name": "slide"}
+    if zarr_format == 2:
+        root.attrs["multiscales"] = [{**image, "version": "0.4"}]
+    else:
+        root.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+    return folder
 
 
 def tile_bytes(path: Path, tile: int, page: int = 0) -> tuple[int, int]:

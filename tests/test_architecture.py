@@ -23,7 +23,11 @@ HOMES = {
     "tiffslide": ("wsi/readers/tiffslide.py",),
     "tifffile": ("wsi/svs.py", "wsi/readers/fast.py"),
     "simplejpeg": ("wsi/readers/fast.py",),
-    "zarr": ("features/store.py",),
+    "zarr": ("features/store.py", "wsi/readers/omezarr.py"),
+    "fsspec": ("wsi/remote.py",),
+    "aiohttp": ("wsi/remote.py",),
+    "s3fs": (),
+    "gcsfs": (),
     "h5py": ("features/foreign/h5.py",),
     "open_clip": ("features/encoders/",),
     "timm": ("features/encoders/",),
@@ -139,7 +143,19 @@ def test_planted_violations_are_found() -> None:
     assert _circles({"a": {"b"}, "b": set()}) == []
 
 
-HEAVY = ("torch", "zarr", "dask", "distributed", "tiffslide", "openslide", "numpy", "matplotlib", "pydantic")
+HEAVY = (
+    "torch",
+    "zarr",
+    "dask",
+    "distributed",
+    "tiffslide",
+    "openslide",
+    "numpy",
+    "matplotlib",
+    "pydantic",
+    "fsspec",
+    "aiohttp",
+)
 
 
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
@@ -153,7 +169,8 @@ def test_rooms_are_cheap_to_enter() -> None:
     code = "import sys, tiling.child; print(','.join(m for m in sys.modules if '.' not in m))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (
-        set(done.stdout.strip().split(",")) & {"torch", "zarr", "dask", "matplotlib", "pydantic", "open_clip"} == set()
+        set(done.stdout.strip().split(",")) & {"torch", "zarr", "dask", "matplotlib", "pydantic", "open_clip", "fsspec"}
+        == set()
     )
 
 

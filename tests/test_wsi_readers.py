@@ -12,13 +12,13 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from slides import aperio_svs, damage_tile, forget_tile, noise, tiled_tiff
+from slides import aperio_svs, damage_tile, forget_tile, noise, ome_zarr, tiled_tiff
 
 from wsi import Region, Size, Slide, open_slide
 from wsi.errors import SlideUnreadable, SlideUnsupported
 from wsi.readers import openslide as openslide_adapter
 
-READERS = ("fast", "openslide", "tiffslide", "image")
+READERS = ("fast", "openslide", "tiffslide", "image", "omezarr")
 TIFF_READERS = ("openslide", "tiffslide")
 JPEG_READERS = ("fast", *TIFF_READERS)
 PIXELS = noise(700, 900)
@@ -30,6 +30,8 @@ def slide(request: pytest.FixtureRequest, tmp_path: Path):
     if request.param == "image":
         path = tmp_path / "picture.png"
         Image.fromarray(PIXELS).save(path)
+    elif request.param == "omezarr":
+        path = ome_zarr(tmp_path / "slide.zarr", [PIXELS, PIXELS[::2, ::2]])
     else:
         packed = {"compression": "jpeg"} if request.param == "fast" else {}
         path = aperio_svs(tmp_path / "slide.svs", PIXELS, [PIXELS[::2, ::2]], **packed)
@@ -79,7 +81,7 @@ def test_four_threads_read_what_one_reads(slide: Slide, held: NDArray[np.uint8])
 
 def test_closing_and_names(slide: Slide) -> None:
     assert len(slide.fingerprint) == 64
-    assert slide.associated_names == (() if slide.reader == "image" else ("thumbnail",))
+    assert slide.associated_names == (() if slide.reader in ("image", "omezarr") else ("thumbnail",))
     with pytest.raises(KeyError, match="no associated image 'label'"):
         slide.associated("label")
     slide.close()
@@ -176,7 +178,8 @@ def test_a_damaged_tile_of_one_thread_spares_the_others(reader: str, tmp_path: P
 @pytest.mark.parametrize("reader", READERS)
 def test_a_closed_slide_stays_closed(reader: str, tmp_path: Path) -> None:
     path = tmp_path / "slide.png"
-    Image.fromarray(PIXELS).save(path) if reader == "image" else tiled_tiff(path, PIXELS, compression="jpeg")
+    writers = {"image": lambda: Image.fromarray(PIXELS).save(path), "omezarr": lambda: ome_zarr(path, [PIXELS])}
+    writers.get(reader, lambda: tiled_tiff(path, PIXELS, compression="jpeg"))()
     slide = open_slide(path, reader=reader)
     slide.close()
     with pytest.raises(ValueError, match="closed"):

@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -28,6 +29,7 @@ from tiling.tissue import TissueConfig, brightfield, detect_tissue
 from wsi.errors import ReaderMemory, ToolkitError
 from wsi.facts import SlideFacts
 from wsi.geometry import Region, Size
+from wsi.location import Location, located, without_secrets
 
 NOT_BRIGHTFIELD = (
     "Dark background: this looks like fluorescence, not brightfield; encoders trained on H&E do not know it."
@@ -41,7 +43,7 @@ class Child:
 
     def __init__(self, inbox: int, outbox: int, ring: int) -> None:
         self.inbox, self.outbox, self.ring = inbox, outbox, ring
-        self.path = ""
+        self.path: Location = Path()
         self.slide: Any = None
         self.grid: TileGrid | None = None
 
@@ -61,11 +63,11 @@ class Child:
                 if _is_out_of_memory(error):
                     send(self.outbox, {"error": self._out_of_memory().as_record()})
                 else:  # the supervisor raises it again, with this traceback
-                    send(self.outbox, {"bug": traceback.format_exc()})
+                    send(self.outbox, {"bug": without_secrets(traceback.format_exc(), self.path)})
 
     def do_open(self, request: dict[str, Any]) -> None:
         """path, reader, mpp, mpp_if_missing -> facts of the slide, which stays open."""
-        self.path = request["path"]
+        self.path = located(request["path"])
         facts = self._opened(request, request["mpp"])
         claims_to_be_coarse = (facts.mpp_problem or {}).get("facts", {}).get("coarse", False)
         if facts.known_mpp is None and request["mpp_if_missing"] and not claims_to_be_coarse:
@@ -76,7 +78,7 @@ class Child:
         from wsi import open_slide
 
         self.close_slide()
-        self.slide = open_slide(request["path"], reader=request["reader"], mpp=mpp)
+        self.slide = open_slide(self.path, reader=request["reader"], mpp=mpp)
         return SlideFacts.of(self.slide)
 
     def do_prepare(self, request: dict[str, Any]) -> None:
@@ -124,7 +126,7 @@ class Child:
         return ReaderMemory(
             f"{self.path}: reading it took more memory than the reader may have.",
             hint="Raise reader.memory_gb if this slide is worth it.",
-            path=self.path,
+            path=str(self.path),
         )
 
     def close_slide(self) -> None:

@@ -30,6 +30,7 @@ from tiling.tissue import TissueConfig
 from wsi.errors import ReaderCrashed, ReaderMemory, ReaderTimeout, SetupError, SlideError, from_record
 from wsi.facts import SlideFacts
 from wsi.geometry import Region
+from wsi.location import Location, address, located, without_secrets
 from wsi.opening import READERS
 
 MIN_SHARED_BYTES = 128 * 2**20  # of /dev/shm; containers may have as little as 64 MiB
@@ -41,7 +42,9 @@ _OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "failed 
 class ReaderConfig:
     """How slides are read. None of it changes a pixel except `name`, which is kept with the features."""
 
-    name: str = "auto"  # auto, openslide, tiffslide, image, or package.module:callable for one of your own
+    name: str = (
+        "auto"  # auto, fast, openslide, tiffslide, image, omezarr, or package.module:callable for one of your own
+    )
     threads: int = 2  # decoding threads per slide
     timeout_s: float = 300.0  # a reader that says nothing for so long is killed and its slide refused
     memory_gb: float = 8.0  # address space of the reader process; 0 sets no cap
@@ -101,14 +104,15 @@ class ReaderProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def open(self, path: Path | str, mpp: float | None = None, mpp_if_missing: float | None = None) -> SlideFacts:
+    def open(self, path: Location | str, mpp: float | None = None, mpp_if_missing: float | None = None) -> SlideFacts:
         """Opens a slide in the child, closing the one before.
 
         The file's own mpp gives way to `mpp`; `mpp_if_missing` serves where there is none.
         """
-        self._path, self._facts, self._grid = str(path), None, None
+        where = located(path)
+        self._path, self._facts, self._grid = str(where), None, None
         self._start()
-        request = {"do": "open", "path": str(path), "reader": self.config.name}
+        request = {"do": "open", "path": address(where), "reader": self.config.name}
         header, _ = self._ask({**request, "mpp": mpp, "mpp_if_missing": mpp_if_missing})
         self._facts = SlideFacts.from_json(header["facts"])
         return self._facts
@@ -263,7 +267,7 @@ class ReaderProcess:
     def _last_words(self) -> str:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else ""
+        return without_secrets(lines[-1])[:300] if lines else ""
 
 
 def _memory_folder() -> str | None:

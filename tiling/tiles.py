@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileBatch, TileGrid
-from wsi.errors import SlideImplausible, SlideUnreadable, UsageError
+from wsi.errors import SlideImplausible, SlideUnreachable, SlideUnreadable, UsageError
 from wsi.geometry import Size
 
 STRETCH_BYTES = 32 * 2**20  # pixels of tiles that are read, or being read, as one: 222 of PLIP's
@@ -172,11 +172,16 @@ def _is_dense(row: Indices, col: Indices, grid: TileGrid) -> bool:
 
 
 def _read(source: _Source, stretch: _Stretch, tiles: Indices) -> None:
-    """Reads the tiles of these indices into the stretch; what cannot be decoded stays black and READ_FAILED."""
+    """Reads the tiles of these indices into the stretch; what cannot be decoded stays black and READ_FAILED.
+
+    A server or network that fails is another matter: the next run may well read those tiles, so the slide ends here.
+    """
     size = Size(source.grid.spec.size_px, source.grid.spec.size_px)
     try:
         regions = [source.grid.region(int(c)) for c in stretch.cells[tiles]]
         pixels, padded = source.slide.read_many(regions, size, exact=source.grid.spec.exact)
+    except SlideUnreachable:
+        raise
     except SlideUnreadable:
         if len(tiles) > 1:
             for i in range(len(tiles)):

@@ -15,6 +15,7 @@
     │   ├── SlideUnsupported  slide_unsupported        not a slide in any format known here
     │   ├── SlideTruncated    slide_truncated          the file ends before its own index says so
     │   ├── SlideUnreadable   slide_unreadable         its pixels cannot be decoded, or its storage fails
+    │   │   └── SlideUnreachable  slide_unreachable        its server or the network fails: it may go well next time
     │   ├── SlideImplausible  slide_implausible        declared sizes that its length or its mpp rules out
     │   ├── MppMissing        mpp_missing              no physical resolution
     │   ├── MppImplausible    mpp_implausible          outside 0.05-20 um/px
@@ -117,6 +118,10 @@ class SlideTruncated(SlideError):
 
 class SlideUnreadable(SlideError):
     code = "slide_unreadable"
+
+
+class SlideUnreachable(SlideUnreadable):
+    code = "slide_unreachable"
 
 
 class SlideImplausible(SlideError):

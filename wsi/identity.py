@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 _SAMPLE_BYTES = 1 << 16
 _SAMPLES = 16
+_ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray", ".zmetadata")
 
 
 def plain(value: Any) -> Any:
@@ -52,15 +53,60 @@ def fingerprint(paths: Iterable[Path]) -> str:
     `paths` are all files of the slide, the main one first. Reads at most 1 MiB a file, whatever its length, so that
     a folder of thousands is cheap. Modification times are left out: copies change them, and clocks differ.
     A single flipped byte between the samples goes unseen; the whole-file hash of `file_sha256` sees it.
+
+    A folder in place of a file (an OME-Zarr, of chunks by the thousand) goes by the names and lengths of a sample of
+    what is in it, its metadata among them, and by the bytes of that metadata and of 16 chunks.
     """
     sha = hashlib.sha256()
     for path in paths:
-        length = path.stat().st_size
-        sha.update(os.fsencode(path.name) + f"\0{length}\0".encode())  # names of files need not be UTF-8
-        with open(path, "rb") as f:
-            for i in range(_SAMPLES):
-                f.seek(max(0, (length - _SAMPLE_BYTES) * i // (_SAMPLES - 1)))
-                sha.update(f.read(_SAMPLE_BYTES))
-                if length <= _SAMPLE_BYTES:
-                    break
+        sha.update(os.fsencode(path.name) + b"\0")  # names of files need not be UTF-8
+        if path.is_dir():
+            _add_folder(sha, path)
+        else:
+            _add_file(sha, path, _SAMPLES)
     return sha.hexdigest()
+
+
+def _add_file(sha: hashlib._Hash, path: Path, samples: int) -> None:
+    length = path.stat().st_size
+    sha.update(f"{length}\0".encode())
+    with open(path, "rb") as f:
+        for i in range(samples):
+            f.seek(max(0, (length - _SAMPLE_BYTES) * i // max(1, samples - 1)))
+            sha.update(f.read(_SAMPLE_BYTES))
+            if length <= _SAMPLE_BYTES:
+                break
+
+
+def _add_folder(sha: hashlib._Hash, folder: Path) -> None:
+    sampled = list(_sample(folder))
+    chunks = [path for path in sampled if not _is_metadata(path.name)]
+    read = {chunks[i] for i in _spread(len(chunks))} | set(sampled).difference(chunks)
+    for path in sampled:
+        sha.update(os.fsencode(path.relative_to(folder)) + f"\0{path.stat().st_size}\0".encode())
+        if path in read:
+            _add_file(sha, path, 1)
+
+
+def _sample(folder: Path) -> Iterator[Path]:
+    """Files in `folder` and below: all metadata, and 16 evenly spaced of the other entries of every folder visited."""
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
+    others = [entry for entry in found if not entry.name.startswith(".") and not _is_metadata(entry.name)]
+    chosen = {others[i].name for i in _spread(len(others))}
+    for entry in found:
+        if not (_is_metadata(entry.name) or entry.name in chosen):
+            continue
+        if entry.is_dir():
+            yield from _sample(folder / entry.name)
+        else:
+            yield folder / entry.name
+
+
+def _spread(count: int) -> list[int]:
+    """16 indices below `count`, evenly spaced with both ends; all of them where there are no more."""
+    return sorted({i * (count - 1) // (_SAMPLES - 1) for i in range(_SAMPLES)}) if count else []
+
+
+def _is_metadata(name: str) -> bool:
+    return name in _ZARR_METADATA

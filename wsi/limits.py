@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from wsi.errors import SlideImplausible, UsageError
 from wsi.geometry import Size
+from wsi.location import Location
 
 MAX_SIDE_PX = 2_000_000  # 100 mm of glass at 0.05 um
 MAX_LEVELS = 64  # halving 2,000,000 px down to one takes 21; z-stacks and odd ratios have some more
@@ -15,17 +15,22 @@ MAX_PX_PER_BYTE = 20_000  # an empty 256 px tile costs its index at least 8 byte
 MAX_READ_PX = 1 << 28  # of one call: 800 MB of RGB
 
 
-def check_sizes(path: Path, sizes: Sequence[Size], n_bytes: int) -> None:
+def check_sizes(path: Location, sizes: Sequence[Size], n_bytes: int) -> None:
     """Raises SlideImplausible for images (pages or levels) that a file of `n_bytes` cannot hold."""
     for size in sizes:
         if not (0 < size.width <= MAX_SIDE_PX and 0 < size.height <= MAX_SIDE_PX):
             raise implausible(path, f"declares an image of {size.width} x {size.height} px")
-    declared = sum(size.width * size.height for size in sizes)
-    if declared > MAX_PX_PER_BYTE * n_bytes:
+    if n_bytes < bytes_needed(sizes):
+        declared = sum(size.width * size.height for size in sizes)
         raise implausible(path, f"declares {declared:,} pixels in {n_bytes:,} bytes")
 
 
-def check_levels(path: Path, sizes: Sequence[Size], n_bytes: int) -> None:
+def bytes_needed(sizes: Sequence[Size]) -> int:
+    """How many bytes a slide of these images has at the least."""
+    return -(-sum(size.width * size.height for size in sizes) // MAX_PX_PER_BYTE)
+
+
+def check_levels(path: Location, sizes: Sequence[Size], n_bytes: int) -> None:
     """Raises SlideImplausible for a pyramid that is none; `sizes` of all levels, the finest first."""
     check_sizes(path, sizes, n_bytes)
     if not 0 < len(sizes) <= MAX_LEVELS:
@@ -41,7 +46,7 @@ def check_read(n_px: int) -> None:
         raise UsageError(f"{n_px:,} pixels were asked for at once.", hint=hint)
 
 
-def check_overview(path: Path, size: Size, mpp: float) -> None:
+def check_overview(path: Location, size: Size, mpp: float) -> None:
     """Raises SlideImplausible where a slide of `mpp` um per px has an overview that takes more memory than a tool may.
 
     A slip in the resolution does that: the fault of this slide, not of a caller who asks the same of every slide.
@@ -52,7 +57,7 @@ def check_overview(path: Path, size: Size, mpp: float) -> None:
         raise SlideImplausible(f"{path}: at its {mpp:.4g} um per pixel {what}.", hint=hint, path=str(path), mpp=mpp)
 
 
-def implausible(path: Path, what: str) -> SlideImplausible:
+def implausible(path: Location, what: str) -> SlideImplausible:
     """The refusal of a slide that `what`."""
     hint = "It is damaged or was made to do harm: leave it out."
     return SlideImplausible(f"{path} {what}: no real slide does.", hint=hint, path=str(path))

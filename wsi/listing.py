@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wsi import ngff
 from wsi.errors import SlideMissing
 from wsi.readers.companions import KEY_FILES, companion_folder, named_in_key_file
 
@@ -33,11 +34,11 @@ def find_slides(folder: str | Path) -> list[Path]:
 def list_slides(folder: str | Path) -> Listing:
     """All slides in `folder` and below, by the endings of their names, and the links that were not followed.
 
-    Several .dcm files in one folder are one slide, listed as that folder. Left out are the files of another slide
-    (an MRXS folder, the JPEGs of a VMS), hidden files and folders, folders behind symbolic links, and folders of
-    results (below `folder`, those with a `ledger.jsonl`). What may not be read is listed, be it slide or folder, so
-    that opening it says so and no slide goes missing in silence; for the same reason tell people of the links. They
-    are not followed since they may lead in circles, or to slides that are listed already.
+    Several .dcm files in one folder are one slide, listed as that folder, and so is an OME-Zarr. Left out are the
+    files of another slide (an MRXS folder, the JPEGs of a VMS), hidden files and folders, folders behind symbolic
+    links, and folders of results (below `folder`, those with a `ledger.jsonl`). What may not be read is listed, be it
+    slide or folder, so that opening it says so and no slide goes missing in silence; for the same reason tell people
+    of the links. They are not followed since they may lead in circles, or to slides that are listed already.
 
     Raises SlideMissing if `folder` itself cannot be read.
     """
@@ -61,6 +62,7 @@ class _Entries:
     folders: set[Path] = field(default_factory=set)
     links: set[Path] = field(default_factory=set)  # that are not followed
     is_results: bool = False  # of this toolkit
+    is_zarr: bool = False  # a group or array of Zarr
 
 
 def _folder_by_folder(folder: Path, *, is_root: bool = False) -> Iterator[Listing]:
@@ -70,6 +72,9 @@ def _folder_by_folder(folder: Path, *, is_root: bool = False) -> Iterator[Listin
         yield Listing((folder,), ())
         return
     if found.is_results and not is_root:
+        return
+    if found.is_zarr and (ngff.is_image(folder) or ngff.is_array(folder)):
+        yield Listing((folder,) if ngff.is_image(folder) else (), ())
         return
     owned = set(_owned(found.files))
     slides = found.files - owned
@@ -88,8 +93,10 @@ def _entries(folder: Path) -> _Entries:
     then still gives the names of its slides.
     """
     with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    found = _Entries(is_results=any(entry.name == LEDGER for entry in visible))
+        every = list(entries)
+    visible = [entry for entry in every if not entry.name.startswith(".")]
+    names = {entry.name for entry in every}
+    found = _Entries(is_results=LEDGER in names, is_zarr=not names.isdisjoint(ngff.FILES))
     for entry in visible:
         path = folder / entry.name
         named_as_slide = path.suffix.lower() in SUFFIXES

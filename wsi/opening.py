@@ -8,35 +8,38 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi.errors import SlideError, SlideTruncated, SlideUnreadable, SlideUnsupported, UsageError
-from wsi.limits import MAX_SEGMENT_PX, check_levels, check_sizes, implausible
-from wsi.readers import missing, unreachable, unsupported
+from wsi.errors import SlideError, SlideUnreadable, SlideUnsupported, UsageError
+from wsi.files import count_bytes
+from wsi.limits import bytes_needed, check_levels
+from wsi.location import Location, RemoteFile, located
+from wsi.ngff import is_image
+from wsi.opening_remote import open_remote
+from wsi.readers import HEAD_BYTES, empty, is_text, missing, text_page, unreachable, unsupported
 from wsi.slide import Slide
-from wsi.tiff_index import is_tiff, read_pages
+from wsi.tiff_index import check_index, is_tiff
 
 if TYPE_CHECKING:
     from wsi.readers import Reader
 
-READERS = ("fast", "openslide", "tiffslide", "image")  # `auto` tries those that fit in this order
+READERS = ("fast", "openslide", "tiffslide", "image", "omezarr")  # `auto` tries those that fit in this order
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
-_HEAD_BYTES = 512
-_TEXT_BYTES = frozenset({7, 8, 9, 10, 12, 13, 27} | set(range(0x20, 0x7F)))
 
 
-def open_slide(path: str | Path, *, reader: str = "auto", mpp: float | None = None) -> Slide:
-    """Opens a slide file, or a folder of DICOM files that is one slide.
+def open_slide(path: str | Location, *, reader: str = "auto", mpp: float | None = None) -> Slide:
+    """Opens a slide file, a folder that is one slide (DICOM files, an OME-Zarr), or a TIFF by its URL.
 
-    `reader`: "auto" (by what the file is), "fast" (JPEG tiles of TIFF files), "openslide", "tiffslide" or "image"; why
-    `auto` did not take "fast" is in the slide's `reader_note`. `mpp`: um per level-0 px, to be
-    used in place of what the file says. A reader of your own is "package.module:callable", which takes the path and
+    `path`: also `https://`, `s3://`, `gs://` or any other URL of fsspec; of such a slide only the parts that are read
+    are fetched. `reader`: "auto" (by what the file is), "fast" (JPEG tiles of TIFF files), "openslide", "tiffslide",
+    "image" or "omezarr"; why `auto` did not take "fast" is in the slide's `reader_note`. `mpp`: um per level-0 px, to
+    be used in place of what the file says. A reader of your own is "package.module:callable", which takes the path and
     gives a `wsi.readers.Reader`. A slide without resolution opens; only its `.mpp` raises.
 
     Raises SlideMissing (not there, or not to be read), SlideUnsupported (no reader knows it; all reasons told),
     SlideTruncated (it ends before its index says), SlideImplausible (sizes no real slide has, before a pixel is
-    read), SlideUnreadable (known, but damaged; or its storage fails), MppImplausible (`mpp` outside 0.05-20),
-    UsageError (no such reader).
+    read), SlideUnreadable (known, but damaged; or its storage fails), SlideUnreachable (its server or the network
+    fails), MppImplausible (`mpp` outside 0.05-20), UsageError (no such reader).
     """
-    path = Path(path)
+    path = located(path)
     if reader not in ("auto", *READERS) and ":" not in reader:
         hint = f"Choose from: auto, {', '.join(READERS)}, or package.module:callable for one of your own."
         raise UsageError(f"There is no reader {reader!r}.", hint=hint)
@@ -47,7 +50,7 @@ def open_slide(path: str | Path, *, reader: str = "auto", mpp: float | None = No
         raise unreachable(path, error) from error
     try:
         if not own:
-            check_levels(path, opened.level_sizes, sum(part.stat().st_size for part in opened.files))
+            check_levels(path, opened.level_sizes, _length(opened))
         return Slide(path, opened, mpp, note)
     except SlideError:
         opened.close()
@@ -57,9 +60,20 @@ def open_slide(path: str | Path, *, reader: str = "auto", mpp: float | None = No
         raise unreachable(path, error) from error
 
 
-def _opened(path: Path, reader: str) -> tuple[Reader, str]:
+def _length(opened: Reader) -> int:
+    """Bytes of the slide, as far as its limits ask for them. A remote one has passed its own check."""
+    enough = bytes_needed(opened.level_sizes)
+    files = [file for file in opened.files if isinstance(file, Path)]
+    return count_bytes(files, enough) if files else enough
+
+
+def _opened(path: Location, reader: str) -> tuple[Reader, str]:
     """The reader, and why it is not the fast one where `auto` might have taken that."""
+    if isinstance(path, RemoteFile):
+        return open_remote(path, reader)
     file = _main_file(path)
+    if file.is_dir() or reader == "omezarr":
+        return _zarr_image(file, reader), ""
     head = _inspect(file)
     if reader not in ("auto", "fast"):
         return _first_that_opens(file, (reader,), head), ""
@@ -73,6 +87,16 @@ def _opened(path: Path, reader: str) -> tuple[Reader, str]:
     raise unsupported(file, f"the fast reader cannot be exact about it: {faster}")
 
 
+def _zarr_image(folder: Path, reader: str) -> Reader:
+    if not is_image(folder):
+        raise unsupported(folder, "it is no OME-Zarr, which is a folder with `multiscales` in its metadata")
+    if reader not in ("auto", "omezarr"):
+        raise unsupported(folder, f"it is an OME-Zarr, which the reader {reader} does not know")
+    from wsi.readers.omezarr import OmeZarrReader
+
+    return OmeZarrReader(folder)
+
+
 def _faster(file: Path, head: bytes, opened: Reader) -> Reader | str:
     """The fast reader in front of one that has the slide open, or why not."""
     if not is_tiff(head):
@@ -83,13 +107,13 @@ def _faster(file: Path, head: bytes, opened: Reader) -> Reader | str:
 
 
 def _main_file(path: Path) -> Path:
-    """The file that readers take: `path` itself, or one of a folder of DICOM files."""
+    """What readers take: `path` itself, or of a folder that is no OME-Zarr one of its DICOM files."""
     try:
         mode = path.stat().st_mode
     except ValueError as error:  # a zero byte in the name
         raise missing(path, str(error)) from error
     if stat.S_ISDIR(mode):
-        return _dicom_file(path)
+        return path if is_image(path) else _dicom_file(path)
     if not stat.S_ISREG(mode):
         raise missing(path, "it is neither a file nor a folder")
     return path
@@ -102,7 +126,7 @@ def _dicom_file(folder: Path) -> Path:
     series = {uid for uid in files.values() if uid is not None}
     if len(series) == 1:
         return next(file for file, uid in files.items() if uid is not None)
-    what = f"holds {len(series)} DICOM series" if series else "is a folder without DICOM files"
+    what = f"holds {len(series)} DICOM series" if series else "is a folder without DICOM files, and no OME-Zarr"
     hint = "Name one file of the slide that is meant." if series else "Name a slide file, not the folder it lies in."
     raise SlideUnsupported(f"{folder} {what}.", hint=hint, path=str(folder))
 
@@ -111,16 +135,12 @@ def _inspect(file: Path) -> bytes:
     """The first bytes of a file, after what can be checked without any library."""
     n_bytes = file.stat().st_size
     if n_bytes == 0:
-        hint = "The copy did not work: copy it again from its source."
-        raise SlideTruncated(f"{file} is empty.", hint=hint, path=str(file))
+        raise empty(file)
     with open(file, "rb") as f:
-        head = f.read(_HEAD_BYTES)
-    if is_tiff(head):
-        pages = read_pages(file)
-        check_sizes(file, [page.size for page in pages], n_bytes)
-        for segment in (page.segment for page in pages if page.segment is not None):
-            if segment.width * segment.height > MAX_SEGMENT_PX:
-                raise implausible(file, f"declares a tile or strip of {segment.width} x {segment.height} px")
+        head = f.read(HEAD_BYTES)
+        if is_tiff(head):
+            f.seek(0)
+            check_index(file, f, n_bytes)
     return head
 
 
@@ -155,7 +175,7 @@ def _open_with(name: str, file: Path) -> Reader:
     return ImageReader(file)
 
 
-def _own_reader(name: str) -> Callable[[Path], Reader]:
+def _own_reader(name: str) -> Callable[[Location], Reader]:
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -167,10 +187,8 @@ def _own_reader(name: str) -> Callable[[Path], Reader]:
 def _refused(file: Path, head: bytes, refusals: Mapping[str, SlideError]) -> SlideError:
     """One error for all the readers that were tried."""
     damaged = [refusal for refusal in refusals.values() if not isinstance(refusal, SlideUnsupported)]
-    if not damaged and _TEXT_BYTES.issuperset(head):
-        begins = head.decode("ascii").strip()[:40]
-        hint = "A download that failed may leave such a page: fetch the slide again."
-        return SlideUnsupported(f"{file} is a text file, not a slide; it begins {begins!r}.", hint=hint, path=str(file))
+    if not damaged and is_text(head):
+        return text_page(file, head)
     worst = (damaged or list(refusals.values()))[0]
     reasons = "; ".join(f"{name}: {refusal.facts['reason']}" for name, refusal in refusals.items())
     return type(worst)(f"{file} cannot be opened ({reasons}).", hint=worst.hint, path=str(file), reason=reasons)

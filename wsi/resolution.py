@@ -9,9 +9,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from wsi.errors import MppImplausible, MppMissing
+from wsi.location import Location
 
 MPP_RANGE = (0.05, 20.0)  # um per px: from 200x with oversampling to an overview scan
 MAX_ANISOTROPY = 0.01  # x against y: beyond it a square of pixels is no square of tissue
@@ -37,7 +37,7 @@ class Resolution:
     coarse: bool = False  # the file itself claims pixels beyond 20 um: an overview, not a slide without a resolution
     warnings: tuple[str, ...] = ()  # these, and what else a user should know
 
-    def require(self, path: Path) -> float:
+    def require(self, path: Location) -> float:
         """The resolution. Raises MppImplausible if all the file says cannot be, MppMissing if it says nothing."""
         if self.mpp is not None:
             return self.mpp
@@ -97,6 +97,7 @@ def _candidates(facts: _Facts) -> Iterator[tuple[str, _Pair]]:
         ("aperio.MPP", _pair(facts, "aperio.MPP", "aperio.MPP")),
         ("ome.PhysicalSizeX", _ome(facts)),
         ("tiffslide.mpp-x", _pair(facts, "tiffslide.mpp-x", "tiffslide.mpp-y")),
+        ("ome-zarr.scale", _pair(facts, "ome-zarr.scale-x", "ome-zarr.scale-y")),
     )
     for source, pair in vendors:
         # Readers hand the TIFF tag on as a figure of their own; it is judged once, under its own name.

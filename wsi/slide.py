@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Never, Self
 
+from wsi.files import fingerprint
 from wsi.geometry import Level, Region, Size, best_level, round_px
-from wsi.identity import fingerprint
 from wsi.limits import check_overview, check_read
+from wsi.location import Location
 from wsi.readers import ReducingReader, unreachable
 from wsi.resolution import objective_power, resolve
 
@@ -37,7 +37,7 @@ class Slide:
     Safe to read from several threads. Never pickled: send the path, and open it where it is needed.
     """
 
-    def __init__(self, path: Path, reader: Reader, mpp: float | None = None, reader_note: str = "") -> None:
+    def __init__(self, path: Location, reader: Reader, mpp: float | None = None, reader_note: str = "") -> None:
         """`mpp` in um per level-0 px goes before what the file says; MppImplausible if it is outside 0.05-20."""
         self.path = path
         self.reader = reader.name
@@ -72,8 +72,10 @@ class Slide:
         return self._resolution.warnings
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Location, ...]:
         """All files of the slide, the main one first: companions of MRXS, the other parts of a DICOM series.
+
+        An OME-Zarr is the one folder that it is. A remote slide is a `wsi.location.RemoteFile`.
 
         They are looked for each time. Raises SlideMissing or SlideUnreadable where that fails.
         """
@@ -82,7 +84,7 @@ class Slide:
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits that change when the slide is replaced; see `wsi.identity.fingerprint`. Errors as `files`."""
+        """64 hex digits that change when the slide is replaced; see `wsi.files.fingerprint`. Errors as `files`."""
         with self._reaching():
             return fingerprint(self._reader.files)
 

@@ -11,11 +11,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from wsi.errors import SlideTruncated
 from wsi.geometry import Size
-from wsi.limits import implausible
+from wsi.limits import MAX_SEGMENT_PX, check_sizes, implausible
+from wsi.location import Location
 
 MAX_PAGES = 4096
 _WIDTH, _HEIGHT, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 278, 322, 323
@@ -64,17 +65,25 @@ def read_pages(path: Path) -> tuple[Page, ...]:
     SlideImplausible if it names too many pages. A page that points back at another is visited once.
     """
     with open(path, "rb") as f:
-        index = _Index(path, f)
-        return tuple(index.pages())
+        return tuple(_Index(path, f, path.stat().st_size).pages())
+
+
+def check_index(path: Location, file: IO[bytes], n_bytes: int) -> None:
+    """Raises SlideTruncated or SlideImplausible for an index that a file of `n_bytes`, at its start, cannot have."""
+    pages = tuple(_Index(path, file, n_bytes).pages())
+    check_sizes(path, [page.size for page in pages], n_bytes)
+    for segment in (page.segment for page in pages if page.segment is not None):
+        if segment.width * segment.height > MAX_SEGMENT_PX:
+            raise implausible(path, f"declares a tile or strip of {segment.width} x {segment.height} px")
 
 
 class _Index:
     """A walk over the directories of one open file; every step is checked against the file's length."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Location, file: IO[bytes], length: int) -> None:
         self._path = path
         self._file = file
-        self._length = path.stat().st_size
+        self._length = length
         self._order, self._layout, self._first = _HEADERS[file.read(4)]
 
     def pages(self) -> Iterator[Page]:

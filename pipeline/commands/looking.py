@@ -54,7 +54,7 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
     return 0 if not wrong else 4 if len(wrong) == len(planned) else 3
 
 
-def info(slides: list[Path], mpp: float | None, reader: str) -> int:
+def info(slides: list[str], mpp: float | None, reader: str) -> int:
     """`wsi info`. 0, or 3 / 4 if some / all slides cannot be opened."""
     from tiling.supervised import ReaderConfig, ReaderProcess
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.console import open_console
 from pipeline.executor import DaskExecutor, Executor, SerialExecutor
 from pipeline.manifest import SlideEntry, entries_from, printable
 from wsi.errors import UsageError
+from wsi.location import located
 
 
 def configured(path: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> RunConfig:
@@ -31,7 +33,7 @@ def findable(prompts: str) -> str:
 
 
 def chosen_slides(
-    slides: list[Path] | None, manifest: Path | None, mpp: float | None, limit: int | None
+    slides: Sequence[str | Path] | None, manifest: Path | None, mpp: float | None, limit: int | None
 ) -> list[SlideEntry]:
     if not slides and manifest is None:
         raise UsageError("There are no slides to work on.", hint="Give a folder, files, or --manifest slides.csv.")
@@ -43,9 +45,10 @@ def chosen_slides(
     return entries[:limit]
 
 
-def check_apart(slides: list[Path] | None, out: Path) -> None:
+def check_apart(slides: Sequence[str | Path] | None, out: Path) -> None:
     """Results among the slides would be taken for slides the next time. Raises UsageError."""
-    if any(given.is_dir() and given.resolve() == out.resolve() for given in slides or ()):
+    folders = [where for given in slides or () if isinstance(where := located(given), Path) and where.is_dir()]
+    if any(folder.resolve() == out.resolve() for folder in folders):
         raise UsageError(f"{out}: is the folder of the slides.", hint="Choose another output folder with -o.")
 
 

@@ -6,11 +6,11 @@ import errno
 import struct
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from wsi.errors import SlideError, SlideMissing, SlideUnreadable, SlideUnsupported
+from wsi.errors import SlideError, SlideMissing, SlideTruncated, SlideUnreadable, SlideUnsupported
 from wsi.geometry import Region, Size
+from wsi.location import Location
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _NOT_TO_BE_HAD = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM}
 )
+HEAD_BYTES = 512  # that tell what a file is
+_TEXT_BYTES = frozenset({7, 8, 9, 10, 12, 13, 27} | set(range(0x20, 0x7F)))
 # Neither tifffile nor tiffslide has an error tree: these are what damaged files were seen to bring out of them and
 # their codecs.
 INDEX_FAULTS = (
@@ -70,8 +72,8 @@ class Reader(Protocol):
         ...
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """All files of the slide with their companions, always in the same order."""
+    def files(self) -> tuple[Location, ...]:
+        """All files of the slide with their companions, always in the same order; of an OME-Zarr its folder."""
         ...
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -109,26 +111,44 @@ class ReducingReader(Reader, Protocol):
         ...
 
 
-def unsupported(path: Path, reason: str) -> SlideUnsupported:
+def unsupported(path: Location, reason: str) -> SlideUnsupported:
     """The refusal of a reader that does not know the format; `reason` is its own words."""
     hint = "Convert it to a pyramidal TIFF, or leave it out."
     return SlideUnsupported(f"{path} cannot be opened: {reason}.", hint=hint, path=str(path), reason=reason)
 
 
-def unreadable(path: Path, what: str, reason: object) -> SlideUnreadable:
+def unreadable(path: Location, what: str, reason: object) -> SlideUnreadable:
     """The refusal of a reader that knows the format and fails at the content: `what` says where."""
     told = " ".join(str(reason).split()) or type(reason).__name__
     hint = "Copy it again from its source; if it stays so, convert it or leave it out."
     return SlideUnreadable(f"{path}: {what} cannot be decoded ({told}).", hint=hint, path=str(path), reason=told)
 
 
-def missing(path: Path, reason: str) -> SlideMissing:
+def is_text(head: bytes) -> bool:
+    """By the first bytes of a file."""
+    return _TEXT_BYTES.issuperset(head)
+
+
+def text_page(path: Location, head: bytes) -> SlideUnsupported:
+    """The refusal of a file that begins as text, as the pages of servers do."""
+    begins = head.decode("ascii").strip()[:40]
+    hint = "A download that failed may leave such a page: fetch the slide again."
+    return SlideUnsupported(f"{path} is a text file, not a slide; it begins {begins!r}.", hint=hint, path=str(path))
+
+
+def empty(path: Location) -> SlideTruncated:
+    """The refusal of a file without a byte."""
+    hint = "The copy did not work: copy it again from its source."
+    return SlideTruncated(f"{path} is empty.", hint=hint, path=str(path))
+
+
+def missing(path: Location, reason: str) -> SlideMissing:
     """The refusal of a slide that is not there, or not this user's to read."""
     hint = "Check its spelling, and that you may read it."
     return SlideMissing(f"{path} cannot be read: {reason}.", hint=hint, path=str(path))
 
 
-def unreachable(path: Path, error: OSError) -> SlideError:
+def unreachable(path: Location, error: OSError) -> SlideError:
     """The refusal of a slide of which a file, itself or a companion, cannot be read.
 
     SlideMissing where the file is not there or not this user's to read, SlideUnreadable where its storage fails.

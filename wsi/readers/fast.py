@@ -10,10 +10,9 @@ What it cannot be exact about, it leaves to the other reader and says why: see `
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi.geometry import Region, Size
+from wsi.location import Location
 from wsi.readers import INDEX_FAULTS, Reader, unreadable
+from wsi.readers.sources import ByteSource, LocalBytes
+from wsi.remote import RemoteBytes
 
 REDUCTIONS = (2, 4, 8)
 KEPT_BYTES = 48 * 2**20  # of decoded tiles: those at the border of one block are wanted again by the next
@@ -48,9 +50,13 @@ class _Level:
     counts: NDArray[np.int64]  # bytes of each tile; 0 where nothing was scanned
     head: bytes
 
-    @property
-    def columns(self) -> int:
-        return -(-self.size.width // self.tile.width)
+    def tiles(self, box: Region, reduction: int) -> Iterator[tuple[int, Region]]:
+        """The tiles that `box` touches, by their number, and where each lies, both at a scale of 1 / reduction."""
+        columns = -(-self.size.width // self.tile.width)
+        wide, high = self.tile.width // reduction, self.tile.height // reduction
+        for row in range(box.y // high, -(-box.bottom // high)):
+            for column in range(box.x // wide, -(-box.right // wide)):
+                yield row * columns + column, Region(column * wide, row * high, wide, high)
 
 
 class FastReader:
@@ -59,10 +65,9 @@ class FastReader:
     name = "fast"
     reductions = REDUCTIONS
 
-    def __init__(self, path: Path, behind: Reader, levels: tuple[_Level, ...]) -> None:
-        self._path, self._behind, self._levels = path, behind, levels
+    def __init__(self, path: Location, behind: Reader, levels: tuple[_Level, ...], source: ByteSource) -> None:
+        self._path, self._behind, self._levels, self._source = path, behind, levels, source
         self._by_index = behind.name == "openslide"  # which goes by the index in colours; tifffile by JFIF where it is
-        self._file = os.open(path, os.O_RDONLY)
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
         self._kept_bytes = 0
@@ -71,25 +76,24 @@ class FastReader:
         self.associated_names = behind.associated_names
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Location, ...]:
         return self._behind.files
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         return self.read_reduced(level, 1, Region(x, y, width, height))
 
     def read_reduced(self, level: int, reduction: int, box: Region) -> Pixels:
-        at, x, y = self._levels[level], box.x, box.y
-        wide, high = at.tile.width // reduction, at.tile.height // reduction
+        x, y = box.x, box.y
         pixels = np.empty((box.height, box.width, 3), np.uint8)
-        for row in range(y // high, -(-box.bottom // high)):
-            for column in range(x // wide, -(-box.right // wide)):
-                here = Region(column * wide, row * high, wide, high)
-                part = here.intersection(box)
-                assert part is not None, "only tiles that touch the box"
-                tile = self._tile(level, reduction, row * at.columns + column)
-                pixels[part.y - y : part.bottom - y, part.x - x : part.right - x] = tile[
-                    part.y - here.y : part.bottom - here.y, part.x - here.x : part.right - here.x
-                ]
+        tiles = list(self._levels[level].tiles(box, reduction))
+        self._prefetch(level, reduction, [index for index, _ in tiles])
+        for index, here in tiles:
+            part = here.intersection(box)
+            assert part is not None, "only tiles that touch the box"
+            tile = self._tile(level, reduction, index)
+            pixels[part.y - y : part.bottom - y, part.x - x : part.right - x] = tile[
+                part.y - here.y : part.bottom - here.y, part.x - here.x : part.right - here.x
+            ]
         return pixels
 
     def associated(self, name: str) -> Pixels:
@@ -97,10 +101,14 @@ class FastReader:
 
     def close(self) -> None:
         self._behind.close()
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
+        self._source.close()
         self._kept.clear()
+
+    def _prefetch(self, level: int, reduction: int, indices: list[int]) -> None:
+        at = self._levels[level]
+        with self._lock:
+            wanted = [index for index in indices if (level, reduction, index) not in self._kept]
+        self._source.prefetch((int(at.offsets[i]), int(at.offsets[i] + at.counts[i])) for i in wanted)
 
     def _tile(self, level: int, reduction: int, index: int) -> Pixels:
         key = level, reduction, index
@@ -126,7 +134,7 @@ class FastReader:
             room[:] = 255
             return room
         try:
-            stream = at.head + _headless(os.pread(self._file, n_bytes, offset), bare=self._by_index)
+            stream = at.head + _headless(self._source.pread(n_bytes, offset), bare=self._by_index)
             tile = simplejpeg.decode_jpeg(stream, "RGB", min_height=height, min_width=width, buffer=room)
             if tile.shape != room.shape:
                 raise ValueError(f"it holds {tile.shape[1]} x {tile.shape[0]} px, not {width} x {height}")
@@ -135,7 +143,7 @@ class FastReader:
         return tile
 
 
-def accelerated(path: Path, behind: Reader) -> FastReader | str:
+def accelerated(file: Path | RemoteBytes, behind: Reader) -> FastReader | str:
     """The slide `behind` has open, by this reader; or why not, in words that follow "because".
 
     Exact are 8-bit RGB or YCbCr levels of JPEG tiles, of vendors who lay tiles side by side and leave none out.
@@ -143,12 +151,17 @@ def accelerated(path: Path, behind: Reader) -> FastReader | str:
     if behind.vendor not in _VENDORS:
         return f"it is of the kind {behind.vendor}"
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(file.file() if isinstance(file, RemoteBytes) else file) as tiff:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage) and page.is_tiled]
             if [(p.imagewidth, p.imagelength) for p in pages] != [tuple(size) for size in behind.level_sizes]:
                 return "its levels are not one tiled image each"
             reasons = [reason for page in pages if (reason := _strange(page, behind.vendor))]
-            return reasons[0] if reasons else FastReader(path, behind, tuple(map(_level, pages)))
+            if reasons:
+                return reasons[0]
+            levels = tuple(map(_level, pages))
+            if isinstance(file, RemoteBytes):
+                return FastReader(file.where, behind, levels, file)
+            return FastReader(file, behind, levels, LocalBytes(file))
     except INDEX_FAULTS as error:  # the slide has just been opened by another library, which serves as well
         return f"its index cannot be followed ({' '.join(str(error).split()) or type(error).__name__})"
 

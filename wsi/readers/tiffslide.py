@@ -20,7 +20,9 @@ from tiffslide import TiffSlide
 
 from wsi.errors import SlideUnsupported
 from wsi.geometry import Region, Size
+from wsi.location import Location
 from wsi.readers import INDEX_FAULTS, unreadable, unsupported
+from wsi.remote import RemoteBytes
 
 _GREY, _RGB, _YCBCR = 1, 2, 6  # PhotometricInterpretation, as TIFF 6.0 numbers it
 _JPEG, _JPEG_2000 = 7, (33003, 33004)  # Compression; the latter as Aperio and Leica number it
@@ -34,44 +36,50 @@ class TiffSlideReader:
     name = "tiffslide"
     bounds: Region | None = None
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: Path | RemoteBytes) -> None:
+        """A remote file is closed with the reader."""
+        self._source = file if isinstance(file, RemoteBytes) else None
+        self._path: Location = file.where if isinstance(file, RemoteBytes) else file
         self._lock = threading.Lock()
+        taken: Any = file.file() if isinstance(file, RemoteBytes) else file
         try:
-            self._slide = TiffSlide(path)
+            self._slide = TiffSlide(taken)
         except INDEX_FAULTS as error:
-            raise _refusal(path, error) from error
+            raise _refusal(self._path, error) from error
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it warns of every vendor it knows in part; we look for ourselves
                 facts = self._slide.properties
             self._pages = self._level_pages(facts)
+            self._check_vendor()
             self._check_index()
             self._check_colours(facts["tiffslide.series-axes"])
             self.level_sizes = tuple(Size(w, h) for w, h in self._slide.level_dimensions)
             self.associated_names = tuple(sorted(self._slide.associated_images))
         except INDEX_FAULTS as error:
             self._slide.close()
-            raise _refusal(path, error) from error
+            raise _refusal(self._path, error) from error
         self.properties: Mapping[str, str] = {k: str(v) for k, v in facts.items() if v is not None}
         self.vendor = self.properties.get("tiffslide.vendor", "generic-tiff")
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Location, ...]:
         return (self._path,)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         downsample = self._slide.level_downsamples[level]
         corner = (_level_0(x, downsample), _level_0(y, downsample))
+        page, box = self._pages[level], Region(x, y, width, height)
+        if self._source is not None:
+            self._source.prefetch(_byte_ranges(page, box))
         try:
             with self._lock:
                 pixels = self._slide.read_region(corner, level, (width, height), as_array=True, padding=False)
         except INDEX_FAULTS as error:
             where = f"level {level} at ({x}, {y}), {width} x {height} px"
             raise unreadable(self._path, where, error) from error
-        page = self._pages[level]
         colours = _as_colour(np.asarray(pixels, np.uint8), page)
-        for hole in _holes(page, Region(x, y, width, height)):
+        for hole in _holes(page, box):
             colours[hole.y - y : hole.bottom - y, hole.x - x : hole.right - x] = 255
         return colours
 
@@ -84,11 +92,20 @@ class TiffSlideReader:
 
     def close(self) -> None:
         self._slide.close()
+        if self._source is not None:
+            self._source.close()
 
     def _level_pages(self, facts: Mapping[str, Any]) -> tuple[Any, ...]:
         """The TIFF page that describes each level."""
         series = self._slide.ts_tifffile.series[facts["tiffslide.series-index"]]
         return tuple(level.keyframe for level in series.levels)
+
+    def _check_vendor(self) -> None:
+        """Raises ValueError for remote slides whose layout only openslide knows: tiles that overlap, padded levels."""
+        tiff = self._slide.ts_tifffile
+        if self._source is not None and (tiff.is_bif or tiff.is_philips):
+            vendor = "Ventana" if tiff.is_bif else "Philips"
+            raise ValueError(f"slides of {vendor} are read right by openslide only, which takes local files")
 
     def _check_index(self) -> None:
         """Raises ValueError where the index names fewer tiles than there are: the others would come out black."""
@@ -110,7 +127,7 @@ class TiffSlideReader:
             raise ValueError(f"its pixels are {page.samplesperpixel} x {page.dtype} {kind}, not 8-bit RGB or grey")
 
 
-def _refusal(path: Path, error: Exception) -> SlideUnsupported:
+def _refusal(path: Location, error: Exception) -> SlideUnsupported:
     return unsupported(path, " ".join(str(error).split()) or type(error).__name__)
 
 
@@ -133,10 +150,25 @@ def _holes(page: Any, box: Region) -> Iterator[Region]:
     """Where in `box` the file has no tile. The library gives black there, which would pass for tissue."""
     if all(page.databytecounts) or page.planarconfig != _INTERLEAVED:
         return
+    for index, part in _segments(page, box):
+        if not page.databytecounts[index]:
+            yield part
+
+
+def _byte_ranges(page: Any, box: Region) -> Iterator[tuple[int, int]]:
+    """Where in the file the tiles or strips lie that `box` touches, as far as the page tells in a plain way."""
+    if page.planarconfig == _INTERLEAVED:
+        for index, _ in _segments(page, box):
+            if index < len(page.dataoffsets):
+                yield page.dataoffsets[index], page.dataoffsets[index] + page.databytecounts[index]
+
+
+def _segments(page: Any, box: Region) -> Iterator[tuple[int, Region]]:
+    """The tiles or strips that `box` touches, by their number, and what of it lies in each."""
     width, height = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
     columns = math.ceil(page.imagewidth / width)
     for row in range(box.y // height, math.ceil(box.bottom / height)):
         for column in range(box.x // width, math.ceil(box.right / width)):
-            hole = Region(column * width, row * height, width, height).intersection(box)
-            if hole and not page.databytecounts[row * columns + column]:
-                yield hole
+            part = Region(column * width, row * height, width, height).intersection(box)
+            if part is not None:
+                yield row * columns + column, part
