@@ -16,7 +16,7 @@ from tiling import tiles as tiles_module
 from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileBatch, TileGrid, TileSpec, TissueMask
 from tiling.tiles import read_tiles
 from wsi import Slide, open_slide
-from wsi.errors import ReaderCrashed, SlideImplausible
+from wsi.errors import ReaderCrashed, SlideImplausible, SlideUnreachable
 from wsi.geometry import Region, Size
 
 
@@ -131,6 +131,21 @@ def test_only_the_broken_tiles_fail():
     assert not read.pixels[read.status == READ_FAILED].any()
     kept = read.status != READ_FAILED
     np.testing.assert_array_equal(read.pixels[kept], one_by_one(slide, grid)[kept])
+
+
+class Unplugged(ArraySlide):
+    def read_many(  # type: ignore[override]
+        self, regions: list[Region], size: Size, *, exact: bool = True
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        self.calls.append(regions)
+        raise SlideUnreachable("https://host/a.svs cannot be read: no answer.")
+
+
+def test_a_network_that_fails_ends_the_slide_and_marks_no_tile():
+    slide = Unplugged(noise(160, 160), 0.5)
+    with pytest.raises(SlideUnreachable, match="no answer"):
+        all_of(read_tiles(slide, grid_of(slide, np.ones((10, 10), bool)), 9))
+    assert all(len(regions) > 1 for regions in slide.calls)  # and is not asked for tiles one by one
 
 
 class Crashing(ArraySlide):

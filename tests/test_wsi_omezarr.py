@@ -16,6 +16,7 @@ from slides import aperio_svs, noise, ome_zarr
 from pipeline.manifest import entries_from
 from wsi import Region, Size, open_slide
 from wsi.errors import MppMissing, SlideError, SlideImplausible, SlideMissing, SlideUnreadable, SlideUnsupported
+from wsi.files import count_bytes
 from wsi.listing import find_slides
 from wsi.ngff import read_multiscale
 
@@ -180,6 +181,14 @@ def test_sizes_that_cannot_be_are_refused_before_a_pixel_is_read(tmp_path: Path)
         open_slide(declare("wide.zarr", [3, 10**6, 10**6], [3, 512, 512]))
     with pytest.raises(SlideImplausible, match="declares a chunk of 20000 x 20000 px"):
         open_slide(declare("chunk.zarr", [3, 20_000, 20_000], [3, 20_000, 20_000]))
+
+
+def test_bytes_are_counted_as_far_as_they_are_asked_for(tmp_path: Path) -> None:
+    for name, count in (("a/1", 10), ("a/b/2", 20), ("c", 5)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(count))
+    assert count_bytes([tmp_path / "c", tmp_path / "a"], enough=1000) == 35
+    assert count_bytes([tmp_path / "c", tmp_path / "gone"], enough=5) == 5
 
 
 def test_what_bioformats2raw_writes_is_its_first_image(tmp_path: Path) -> None:
