@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.csvfile import csv_error, csv_rows
 from wsi.errors import UsageError
 from wsi.listing import Listing, list_slides
-from wsi.location import Location, RemoteFile, located
+from wsi.location import Location, RemoteFile, located, without_secrets
 
 _COLUMNS = ("slide", "id", "patient", "mpp")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(1, 10))}
@@ -185,7 +185,7 @@ def _entry(row: dict[str, str], base: Path) -> tuple[SlideEntry, list[str]]:
     mpp, complaint = _mpp(row.get("mpp", ""))
     if complaint:
         wrong.append(complaint)
-    labels = {k: v for k, v in row.items() if k not in _COLUMNS}
+    labels = {k: without_secrets(v) for k, v in row.items() if k not in _COLUMNS}
     slide_id = row.get("id", "").strip() or entry.id
     return replace(entry, id=slide_id, patient=row.get("patient", ""), mpp=mpp, labels=labels), wrong
 

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from heads.problems import some
 from pipeline.csvfile import Row, Table
 from pipeline.manifest import safe_id
+from wsi.location import without_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,11 @@ def _reached(table: Table, column: str, called: Mapping[str, tuple[str, ...]]) -
 
 
 def _name(row: Row, column: str) -> str:
-    """What a row calls its slide. As in a manifest, an empty id leaves it to the file. NA is a name like others."""
-    return row.cells[column] or (row.cells.get("slide", "") if column == "id" else "")
+    """What a row calls its slide. As in a manifest, an empty id leaves it to the file. NA is a name like others.
+
+    A URL goes without its secrets, as it does in a run.
+    """
+    return without_secrets(row.cells[column] or (row.cells.get("slide", "") if column == "id" else ""))
 
 
 def _slides_of(row: Row, column: str, called: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -63,6 +63,16 @@ def test_columns_that_a_spreadsheet_left_empty_are_none(tmp_path: Path) -> None:
     assert read_table(tmp_path / "t.csv").columns == ("slide", "label")
 
 
+def test_the_manifest_of_remote_slides_is_a_table_too(tmp_path: Path) -> None:
+    """Also once it was signed anew; and the list of unknown slides shows no signature."""
+    rows = [f"https://host:81/cohort/{name}.svs?X-Amz-Signature=SECRET,{name}" for name in ("a", "b", "unknown")]
+    (tmp_path / "m.csv").write_text("\n".join(["slide,label", *rows[:2]]))
+    ids = tuple(entry.id for entry in entries_from([tmp_path / "m.csv"]))
+    found = ask(tmp_path, "\n".join(["slide,label", *rows]).replace("SECRET", "SECRET2"), slides=ids)
+    assert found.slide_ids == ids
+    assert "https://host:81/cohort/unknown.svs" in " ".join(found.notes) and "SECRET" not in " ".join(found.notes)
+
+
 BAD_FILES = [
     (b"slide,label,label\na,x,y\n", "column 'label' is there 2 times"),
     (b"slide,label\na\nb,y\n", "line 2: 1 cells where the header has 2"),

@@ -281,12 +281,12 @@ def test_blocks_that_are_kept_are_bounded(server: SlideServer, monkeypatch: pyte
 def test_manifests_and_ids_hold_no_secrets(tmp_path: Path) -> None:
     table = tmp_path / "m.csv"
     table.write_text(
-        "slide,id,mpp\n"
-        f"https://host:81/cohort/a.svs{SIGNED},,0.5\ns3://bucket/cohort/a.svs,,\nhttps://u:SECRET@host/b.svs,mine,\n"
-        "file:///x/c.svs,,\n"
+        "slide,id,mpp,seen at\n"
+        f"https://host:81/cohort/a.svs{SIGNED},,0.5,https://host/viewer{SIGNED}\n"
+        "s3://bucket/cohort/a.svs,,,\nhttps://u:SECRET@host/b.svs,mine,,\nfile:///x/c.svs,,,\n"
     )
     found = entries_from([table])
-    assert "SECRET" not in repr(found)
+    assert "SECRET" not in repr(found) and found[0].labels == {"seen at": "https://host/viewer"}
     assert [str(e.path) for e in found] == [
         "https://host:81/cohort/a.svs",
         "s3://bucket/cohort/a.svs",

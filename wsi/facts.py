@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class SlideFacts:
     """A slide without its pixels. Stands in for a Slide wherever only its frame and identity are asked for."""
 
-    path: str
-    reader: str  # fast, openslide, tiffslide, image
+    path: str  # or the URL, without secrets
+    reader: str  # fast, openslide, tiffslide, image, omezarr
     vendor: str
     width: int  # level-0 px
     height: int
