@@ -137,8 +137,11 @@ class TileGrid:
 
     def region(self, cell: int) -> Region:
         """The square a cell covers, in level-0 pixels; at the slide's edge it may reach beyond it."""
-        x, y = self.coords_of(np.array([cell]))[0]
-        return Region(int(x), int(y), self.span_px, self.span_px)
+        return self.regions(np.array([cell]))[0]
+
+    def regions(self, cells: NDArray[np.int64]) -> list[Region]:
+        """As `region`, of every cell."""
+        return [Region(x, y, self.span_px, self.span_px) for x, y in self.coords_of(cells).tolist()]
 
     def paint(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Per-tile values (N,) laid out as (rows, cols) float32; cells that were not kept are NaN."""

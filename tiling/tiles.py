@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileBatch, TileGrid
 from wsi.errors import SlideImplausible, SlideUnreadable, UsageError
-from wsi.geometry import Size
 
 STRETCH_BYTES = 32 * 2**20  # pixels of tiles that are read, or being read, as one: 222 of PLIP's
 BLOCK_BYTES = 4 * 2**20  # pixels of tiles read in one go: 27 of PLIP's
@@ -28,7 +27,7 @@ def read_tiles(
 ) -> Iterator[TileBatch]:
     """The kept tiles from index `start` on, lazily and in order, in batches of `batch_size` (the last may have fewer).
 
-    Cells that lie together are read together (`slide.read_many`, from `threads` threads at a time). What cannot be
+    Cells that lie together are read together (`slide.read_into`, from `threads` threads at a time). What cannot be
     decoded together is read again tile by tile; a tile that fails by itself has status READ_FAILED and black pixels,
     the others are kept. Tiles depend neither on `threads` nor on `batch_size` nor on `start`.
 
@@ -36,8 +35,9 @@ def read_tiles(
     tile of a slide without coarse levels.
 
     Memory, whatever the size of the slide: three stretches of at most 32 MiB (or one tile) each, one batch, and what
-    `threads` calls of `read_many` hold, each for at most 4 MiB of tiles and 2^25 level-0 px (or one tile). Other
-    errors than SlideUnreadable are raised from the iterator; then, and when it is closed, the threads end.
+    `threads` calls of `read_into` hold, each for at most 4 MiB of tiles and 2^25 level-0 px (or one tile). A batch may
+    be a view of its stretch: copy what is kept for long. Other errors than SlideUnreadable are raised from the
+    iterator; then, and when it is closed, the threads end.
     """
     if batch_size < 1 or threads < 1 or start < 0:
         raise ValueError(f"batch_size and threads are at least 1, start at least 0: {batch_size}, {threads}, {start}")
@@ -68,8 +68,11 @@ class _Stretch:
     @classmethod
     def empty(cls, source: _Source, first: int, last: int) -> _Stretch:
         n, size = last - first, source.grid.spec.size_px
-        pixels = np.zeros((n, size, size, 3), np.uint8)
+        pixels = np.empty((n, size, size, 3), np.uint8)
         return cls(first, source.cells[first:last], pixels, np.full(n, READ_FAILED, np.uint8), [])
+
+    def part(self, first: int, last: int) -> TileBatch:
+        return TileBatch(self.pixels[first:last], self.cells[first:last], self.status[first:last])
 
     def wait(self) -> None:
         for read in self.reads:
@@ -105,25 +108,22 @@ def _one_ahead(stretches: Iterator[_Stretch]) -> Iterator[_Stretch]:
 
 
 def _batches(stretches: Iterator[_Stretch], size: int, start: int, stop: int) -> Iterator[TileBatch]:
-    """Tiles `start` to `stop` in batches of `size`, copied: a batch keeps no stretch alive."""
-    room: TileBatch | None = None
-    filled = 0
+    """Tiles `start` to `stop` in batches of `size`: a view of a stretch, or a copy where a batch reaches over two."""
+    parts: list[TileBatch] = []
     for stretch in stretches:
         at = max(0, start - stretch.first)
         while at < len(stretch.cells):
-            if room is None:
-                room, filled = _room(min(size, stop - stretch.first - at), stretch), 0
-            n = min(len(room) - filled, len(stretch.cells) - at)
-            for name in ("pixels", "cells", "status"):
-                getattr(room, name)[filled : filled + n] = getattr(stretch, name)[at : at + n]
-            filled, at = filled + n, at + n
-            if filled == len(room):
-                yield room
-                room = None
+            wanted = min(size, stop - start) - sum(map(len, parts))
+            parts.append(stretch.part(at, at + wanted))
+            at += len(parts[-1])
+            if len(parts[-1]) == wanted:
+                batch = parts[0] if len(parts) == 1 else _joined(parts)
+                start, parts = start + len(batch), []
+                yield batch
 
 
-def _room(n: int, like: _Stretch) -> TileBatch:
-    return TileBatch(np.empty((n, *like.pixels.shape[1:]), np.uint8), np.empty(n, np.int64), np.empty(n, np.uint8))
+def _joined(parts: list[TileBatch]) -> TileBatch:
+    return TileBatch(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("pixels", "cells", "status")))
 
 
 def _stretches(source: _Source) -> Iterator[tuple[int, int]]:
@@ -173,14 +173,15 @@ def _is_dense(row: Indices, col: Indices, grid: TileGrid) -> bool:
 
 def _read(source: _Source, stretch: _Stretch, tiles: Indices) -> None:
     """Reads the tiles of these indices into the stretch; what cannot be decoded stays black and READ_FAILED."""
-    size = Size(source.grid.spec.size_px, source.grid.spec.size_px)
+    rooms = [stretch.pixels[i] for i in tiles]
     try:
-        regions = [source.grid.region(int(c)) for c in stretch.cells[tiles]]
-        pixels, padded = source.slide.read_many(regions, size, exact=source.grid.spec.exact)
+        padded = source.slide.read_into(rooms, source.grid.regions(stretch.cells[tiles]), exact=source.grid.spec.exact)
     except SlideUnreadable:
-        if len(tiles) > 1:
-            for i in range(len(tiles)):
-                _read(source, stretch, tiles[i : i + 1])
+        if len(tiles) == 1:
+            rooms[0][:] = 0
+            return
+        for i in range(len(tiles)):
+            _read(source, stretch, tiles[i : i + 1])
         return
     except UsageError as error:  # blocks are far smaller: it is one tile, and other slides may have a level for it
         span = source.grid.span_px
@@ -189,5 +190,4 @@ def _read(source: _Source, stretch: _Stretch, tiles: Indices) -> None:
             hint="Convert it to a pyramidal TIFF, or ask for finer tiles with --set tile.mpp.",
             path=str(source.slide.path),
         ) from error
-    stretch.pixels[tiles] = pixels
     stretch.status[tiles] = np.where(padded, READ_PADDED, READ_OK)
