@@ -55,6 +55,10 @@ EncoderName = Annotated[
 ]
 Weights = Annotated[str | None, typer.Option(help="Hub id, folder or file of weights.", show_default=False)]
 Untrained = Annotated[bool, typer.Option("--untrained", help="The weights are random: store features, show no labels.")]
+Stain = Annotated[
+    str | None,
+    typer.Option(help="Normalise stains of H&E: macenko, reinhard or none. [default: none]", show_default=False),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps. [default: auto]", show_default=False)]
 Prompts = Annotated[
     str | None, typer.Option(help="A shipped prompt set, a TOML/JSON file, or none.", show_default=False)
@@ -81,6 +85,7 @@ def run(
     exact: Annotated[
         bool, typer.Option("--exact", help="Decode every pixel, also where a reader could scale in decoding.")
     ] = False,
+    stain: Stain = None,
     device: Device = None,
     slide_timeout: Timeout = None,
     workers: Annotated[int, typer.Option(min=0, help="Local worker processes; 0 works in this one.")] = 0,
@@ -91,7 +96,7 @@ def run(
 
     flags: dict[str, object] = {"device": device, "reader.timeout_s": slide_timeout, "zeroshot.prompts": prompts}
     flags |= {"encoder.name": encoder, "encoder.weights": weights, "encoder.untrained": untrained or None}
-    flags["tile.exact"] = exact or None
+    flags |= {"tile.exact": exact or None, "tile.stain": stain}
     wanted = wishes.configured(config, settings, flags)
     wishes.check_apart(slides, out)
     entries = wishes.chosen_slides(slides, manifest, mpp, limit)
@@ -109,14 +114,14 @@ def plan(
     settings: Set = None,
     manifest: Manifest = None,
     limit: Limit = None,
+    stain: Stain = None,
     device: Device = None,
 ) -> None:
     """What a run would do: slides, tiles, bytes, minutes, what is cached, what is wrong. Nothing is written."""
     from pipeline.commands import looking, wishes
 
-    wanted = wishes.configured(
-        config, settings, {"encoder.name": encoder, "encoder.weights": weights, "device": device}
-    )
+    flags = {"encoder.name": encoder, "encoder.weights": weights, "tile.stain": stain, "device": device}
+    wanted = wishes.configured(config, settings, flags)
     raise typer.Exit(looking.plan(wishes.chosen_slides(slides, manifest, mpp, limit), out, wanted))
 
 

@@ -6,10 +6,12 @@ for batch in read_tiles(slide, grid): ...                # TileBatch, in grid or
 """
 
 from tiling.grid import TileBatch, TileGrid, TileSpec, TissueMask
+from tiling.normalisation import StainNormaliser
 from tiling.tiles import read_tiles
 from tiling.tissue import TissueConfig, detect_tissue, segment_tissue
 
 __all__ = [
+    "StainNormaliser",
     "TileBatch",
     "TileGrid",
     "TileSpec",

@@ -23,6 +23,8 @@ import numpy as np
 
 from tiling.frames import receive, send
 from tiling.grid import TileGrid, TileSpec, check_detail
+from tiling.normalisation import StainNormaliser
+from tiling.stainfit import fitted_normaliser
 from tiling.tiles import read_tiles
 from tiling.tissue import TissueConfig, brightfield, detect_tissue
 from wsi.errors import ReaderMemory, ToolkitError
@@ -44,6 +46,7 @@ class Child:
         self.path = ""
         self.slide: Any = None
         self.grid: TileGrid | None = None
+        self.normaliser: StainNormaliser | None = None
 
     def serve(self) -> None:
         while True:
@@ -86,6 +89,7 @@ class Child:
         thumbnail = slide.thumbnail(request["thumbnail_px"])
         mask = detect_tissue(slide, TissueConfig(**request["tissue"]))
         self.grid = grid = TileGrid.over(slide, mask, spec)
+        self.normaliser = fitted_normaliser(slide, grid)  # before any tile is asked for: a slide may be refused for it
         header = {
             "mask": {"px": mask.px, "origin": mask.origin},
             "grid": {"origin": grid.origin, "span_px": grid.span_px, "stride_px": grid.stride_px},
@@ -101,10 +105,8 @@ class Child:
         shape = (request["slots"], request["batch_size"], size, size, 3)
         with _mapped(self.ring, shape) as slots:
             free = list(range(len(slots)))
-            batches = read_tiles(
-                self.slide, self.grid, request["batch_size"], threads=request["threads"], start=request["start"]
-            )
-            for batch in batches:
+            how = {key: request[key] for key in ("batch_size", "threads", "start")}
+            for batch in read_tiles(self.slide, self.grid, **how, normaliser=self.normaliser):
                 while not free:
                     free.append(receive(self.inbox)[0]["free"])
                 slot = free.pop()
@@ -130,7 +132,7 @@ class Child:
     def close_slide(self) -> None:
         if self.slide is not None:
             self.slide.close()
-        self.slide = self.grid = None
+        self.slide = self.grid = self.normaliser = None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileBatch, TileGrid
-from wsi.errors import SlideImplausible, SlideUnreadable, UsageError
+from tiling.cells import read_cells
+from tiling.grid import READ_FAILED, TileBatch, TileGrid
+from tiling.normalisation import StainNormaliser
+from tiling.stainfit import fitted_normaliser
 
 STRETCH_BYTES = 32 * 2**20  # pixels of tiles that are read, or being read, as one: 222 of PLIP's
 BLOCK_BYTES = 4 * 2**20  # pixels of tiles read in one go: 27 of PLIP's
@@ -23,7 +25,13 @@ Indices = NDArray[np.int64]
 
 
 def read_tiles(
-    slide: Any, grid: TileGrid, batch_size: int = 64, *, threads: int = 2, start: int = 0
+    slide: Any,
+    grid: TileGrid,
+    batch_size: int = 64,
+    *,
+    threads: int = 2,
+    start: int = 0,
+    normaliser: StainNormaliser | None = None,
 ) -> Iterator[TileBatch]:
     """The kept tiles from index `start` on, lazily and in order, in batches of `batch_size` (the last may have fewer).
 
@@ -31,8 +39,11 @@ def read_tiles(
     decoded together is read again tile by tile; a tile that fails by itself has status READ_FAILED and black pixels,
     the others are kept. Tiles depend neither on `threads` nor on `batch_size` nor on `start`.
 
-    Raises SlideImplausible from the iterator where a single tile is more than the slide reads in one call: a coarse
-    tile of a slide without coarse levels.
+    Where `grid.spec.stain` says so, stains are normalised by the same threads, by `normaliser` where
+    `fitted_normaliser(slide, grid)` is at hand, else by one that is fitted first.
+
+    Raises from the iterator SlideImplausible where a single tile is more than the slide reads in one call (a coarse
+    tile of a slide without coarse levels), StainsUnfit where stains cannot be normalised.
 
     Memory, whatever the size of the slide: three stretches of at most 32 MiB (or one tile) each, one batch, and what
     `threads` calls of `read_into` hold, each for at most 4 MiB of tiles and 2^25 level-0 px (or one tile). A batch may
@@ -41,7 +52,9 @@ def read_tiles(
     """
     if batch_size < 1 or threads < 1 or start < 0:
         raise ValueError(f"batch_size and threads are at least 1, start at least 0: {batch_size}, {threads}, {start}")
-    return _threaded(_Source(slide, grid, grid.cells), batch_size, threads, start)
+    if normaliser is not None and normaliser.method != grid.spec.stain:
+        raise ValueError(f"the grid asks for stain {grid.spec.stain!r}, the normaliser does {normaliser.method!r}")
+    return _threaded(_Source(slide, grid, grid.cells, normaliser), batch_size, threads, start)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +62,7 @@ class _Source:
     slide: Any
     grid: TileGrid
     cells: Indices  # (N,) of all kept tiles
+    normaliser: StainNormaliser | None  # None: pixels are as they are
 
     @property
     def tile_bytes(self) -> int:
@@ -80,6 +94,8 @@ class _Stretch:
 
 
 def _threaded(source: _Source, batch_size: int, threads: int, start: int) -> Iterator[TileBatch]:
+    if source.normaliser is None:
+        source = replace(source, normaliser=fitted_normaliser(source.slide, source.grid, threads=threads))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
     try:
         yield from _batches(_one_ahead(_begun(pool, source, start)), batch_size, start, len(source.cells))
@@ -173,21 +189,9 @@ def _is_dense(row: Indices, col: Indices, grid: TileGrid) -> bool:
 
 def _read(source: _Source, stretch: _Stretch, tiles: Indices) -> None:
     """Reads the tiles of these indices into the stretch; what cannot be decoded stays black and READ_FAILED."""
-    rooms = [stretch.pixels[i] for i in tiles]
-    try:
-        padded = source.slide.read_into(rooms, source.grid.regions(stretch.cells[tiles]), exact=source.grid.spec.exact)
-    except SlideUnreadable:
-        if len(tiles) == 1:
-            rooms[0][:] = 0
-            return
-        for i in range(len(tiles)):
-            _read(source, stretch, tiles[i : i + 1])
-        return
-    except UsageError as error:  # blocks are far smaller: it is one tile, and other slides may have a level for it
-        span = source.grid.span_px
-        raise SlideImplausible(
-            f"{source.slide.path}: a tile covers {span:,} x {span:,} px, and no coarser level spares reading them all.",
-            hint="Convert it to a pyramidal TIFF, or ask for finer tiles with --set tile.mpp.",
-            path=str(source.slide.path),
-        ) from error
-    stretch.status[tiles] = np.where(padded, READ_PADDED, READ_OK)
+    status = read_cells(source.slide, source.grid, stretch.cells[tiles], [stretch.pixels[i] for i in tiles])
+    if source.normaliser is not None:
+        pixels = source.normaliser.apply(stretch.pixels[tiles])
+        pixels[status == READ_FAILED] = 0
+        stretch.pixels[tiles] = pixels
+    stretch.status[tiles] = status
