@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from slides import aperio_svs, damage_tile, forget_tile, noise, tiled_tiff
 
 from wsi import Region, Size, Slide, open_slide
-from wsi.errors import SlideUnreadable, SlideUnsupported
+from wsi.errors import SlideImplausible, SlideUnreadable, SlideUnsupported
 from wsi.readers import openslide as openslide_adapter
 
 READERS = ("fast", "openslide", "tiffslide", "image")
@@ -294,12 +294,13 @@ def test_a_file_that_is_gone_while_it_is_read_is_not_of_an_unknown_format(tmp_pa
 def test_a_tile_that_the_index_does_not_name_is_not_black_tissue(tmp_path: Path) -> None:
     path = tiled_tiff(tmp_path / "a.tif", PIXELS, compression="webp")
     with tifffile.TiffFile(path) as tiff:
-        count, order = tiff.pages[0].tags["TileOffsets"].offset + 4, tiff.byteorder
-    with open(path, "r+b") as f:
-        f.seek(count)
-        f.write(struct.pack(f"{order}I", 5))
-    with pytest.raises(SlideUnsupported, match="5 of 12 tiles"):
-        open_slide(path, reader="tiffslide")
+        entry, order = tiff.pages[0].tags["TileOffsets"].offset, tiff.byteorder
+    for kind, error, told in ((4, SlideImplausible, "names 5:"), (9, SlideUnsupported, "names 5 of 12 tiles")):
+        with open(path, "r+b") as f:
+            f.seek(entry + 2)
+            f.write(struct.pack(f"{order}HI", kind, 5))  # 9 is signed: the index is not checked before it is read
+        with pytest.raises(error, match=told):
+            open_slide(path, reader="tiffslide")
 
 
 @pytest.mark.parametrize("orientation", range(10))
