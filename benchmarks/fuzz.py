@@ -21,11 +21,10 @@ import dataclasses
 import datetime
 import json
 import os
-import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 # ruff: noqa: E402
@@ -96,37 +95,30 @@ def table(trials: list[Trial]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def summary(trials: list[Trial], seeds: Iterable[Seed]) -> str:
+def summary(trials: list[Trial], seeds: list[Seed]) -> str:
+    """The page of results."""
     faults = collections.Counter(fault.split()[0] for trial in trials for fault in broken(trial))
     seconds = sorted(trial.seconds for trial in trials)
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    most = max(trial.peak_mib for trial in trials)
     flat = sum(trial.flat > FLAT for trial in trials)
-    never = [
-        "deaths of the main process: 0",
-        f"over {MOST_SECONDS:.0f} s: {sum(s > MOST_SECONDS for s in seconds)} (the slowest {seconds[-1]:.1f} s)",
-        f"over {MOST_MIB >> 10} GiB: {sum(t.peak_mib > MOST_MIB for t in trials)} (the most {max(t.peak_mib for t in trials)} MiB;"
-        f" of readers that had ended, {ended} MiB)",
-        f"errors that are not the slide's own, or no sentence: {faults['bug:']}",
-        f"files left behind: {faults['left']}",
-    ]
-    quick = f"Half of the trials took up to {seconds[len(seconds) // 2] * 1000:.0f} ms, 99 % up to {seconds[len(seconds) * 99 // 100]:.1f} s."
-    return "\n".join(
-        [
-            "# Damaged slides",
-            "",
-            f"`benchmarks/fuzz.py`. {datetime.date.today()}, {processor()}, {os.cpu_count()} shared cores. {len(trials):,} mutants"
-            f" of {len(list(seeds))} sound slides, numbers {trials[0].number} to {trials[-1].number}.",
-            "",
-            *(f"- {line}" for line in never),
-            "",
-            quick,
-            "",
-            table(trials),
-            "",
-            f"{flat} mutants gave, as good, a tile of which half more is one colour than of any tile of the sound slide.",
-            "",
-        ]
-    )
+    return f"""# Damaged slides
+
+`benchmarks/fuzz.py`. {datetime.date.today()}, {processor()}, {os.cpu_count()} shared cores.
+{len(trials):,} mutants of {len(seeds)} sound slides, numbers {trials[0].number} to {trials[-1].number}.
+
+- deaths of the main process: 0
+- over {MOST_SECONDS:.0f} s: {sum(s > MOST_SECONDS for s in seconds)}; the slowest {seconds[-1]:.1f} s
+- readers over {MOST_MIB} MiB: {sum(trial.peak_mib > MOST_MIB for trial in trials)}; the largest {most} MiB
+- errors that are not the slide's own, or no sentence: {faults["bug:"]}
+- files left behind: {faults["left"]}
+
+Half of the trials took up to {seconds[len(seconds) // 2]:.2f} s, 99 % up to {seconds[len(seconds) * 99 // 100]:.1f} s.
+
+{table(trials)}
+
+"changed" are pixels that decode and are others: what a flipped byte does to a JPEG. Of these, {flat} slides had a good
+tile of which half more is of one colour than of any tile of the sound slide.
+"""
 
 
 def again(laboratory: Laboratory, name: str, number: int, keep: Path | None) -> int:

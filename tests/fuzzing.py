@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import resource
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from slides import aperio_svs, tiled_tiff
 
 from pipeline.synthetic import draw, recipe
 from tiling import TileSpec, TissueConfig
-from tiling.grid import READ_FAILED
+from tiling.grid import READ_FAILED, READ_OK
 from tiling.supervised import Preparation, PreparedSlide, ReaderConfig, ReaderProcess
 from wsi.errors import SlideError, SlideUnreadable, ToolkitError
 from wsi.svs import SvsSpec, write_svs
@@ -33,7 +34,6 @@ _REAL = {
     "dicom": "slides/dicom_CMU-1-Small-Region",
     "dicom-file": "slides/camelyon_overview.dcm",
     "ndpi": "slides/fluorescence_DAPI.ndpi",
-    "jpeg-real": "slides/histoprep_slide.jpeg",
     "tiny": "odd/openslidepy_small.svs",
     "boxes": "odd/openslidepy_boxes.tiff",
     "orientation": "odd/large_image_test_orient6.tif",
@@ -160,9 +160,42 @@ class Trial:
     outcome: str  # "unchanged", "changed", "some tiles unreadable", "no tissue", a code, with its signal, or "bug: ..."
     told: str = ""
     seconds: float = 0.0
-    peak_mib: int = 0  # of the reader process, where it outlived the trial
+    peak_mib: int = 0  # of the reader process
     flat: float = 0.0  # by how much a tile is of one colour more than any of the sound slide
     strays: tuple[str, ...] = field(default=())  # files that were left behind
+
+
+def read_all(process: ReaderProcess, path: Path, mpp: float | None = None) -> Reading:
+    """Opens a slide and reads it as a run does; of very many tiles the first, the middle and the last."""
+    process.open(path, mpp, mpp_if_missing=0.5)
+    prepared = process.prepare(WANTED)
+    grid = prepared.grid
+    start = 0 if len(grid) <= MOST_TILES else len(grid) - 1
+    parts = [(batch.pixels.copy(), batch.status) for batch in process.tiles(8, start=start)]
+    for cell in (grid.cells[0], grid.cells[start // 2]) if start else ():
+        with contextlib.suppress(SlideUnreadable):
+            pixels = process.crops([grid.region(int(cell))], grid.spec.size_px)
+            parts.append((pixels, np.full(1, READ_OK, np.uint8)))
+    tiles = [np.zeros((0, 224, 224, 3), np.uint8), *(pixels for pixels, _ in parts)]
+    return Reading(prepared, np.concatenate(tiles), np.concatenate([np.zeros(0, np.uint8), *(s for _, s in parts)]))
+
+
+def forget_peak(process: ReaderProcess) -> None:
+    """From now on `peak_mib` tells of what comes."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{_pid(process)}/clear_refs").write_text("5")
+
+
+def peak_mib(process: ReaderProcess) -> int:
+    """MiB that a reader process held at most; where it has ended, the most of all that have ended so far."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{_pid(process)}/status").read_text().splitlines()
+        return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+
+
+def _pid(process: ReaderProcess) -> int:
+    return process._process.pid if process._process is not None else -1
 
 
 class Laboratory:
@@ -203,7 +236,9 @@ class Laboratory:
             (self.folder / name / file).write_bytes(seed.files[file])
         strays = tuple(sorted(self._files() - before))
         damage = f"{file}: {damage}"
-        return Trial(name, number, reader, damage, ended, told, seconds, self._peak(reader), flat, strays)
+        return Trial(
+            name, number, reader, damage, ended, told, seconds, peak_mib(self._processes[reader]), flat, strays
+        )
 
     def _ended(self, seed: Seed, reader: str, sound: Reading) -> tuple[str, str, float]:
         try:
@@ -223,19 +258,8 @@ class Laboratory:
         if process is None:
             config = ReaderConfig(name=reader, timeout_s=30.0, memory_gb=self._memory_gb)
             process = self._processes[reader] = ReaderProcess(config)
-        self._forget_peak(reader)
-        process.open(self.folder / seed.name / seed.main, seed.mpp, mpp_if_missing=0.5)
-        prepared = process.prepare(WANTED)
-        grid = prepared.grid
-        start = 0 if len(grid) <= MOST_TILES else len(grid) - 1
-        parts = [(batch.pixels.copy(), batch.status) for batch in process.tiles(8, start=start)]
-        if start:
-            for cell in (grid.cells[0], grid.cells[start // 2]):
-                with contextlib.suppress(SlideUnreadable):
-                    pixels = process.crops([grid.region(int(cell))], grid.spec.size_px)
-                    parts.append((pixels, np.zeros(1, np.uint8)))
-        tiles = [np.zeros((0, 224, 224, 3), np.uint8), *(pixels for pixels, _ in parts)]
-        return Reading(prepared, np.concatenate(tiles), np.concatenate([np.zeros(0, np.uint8), *(s for _, s in parts)]))
+        forget_peak(process)
+        return read_all(process, self.folder / seed.name / seed.main, seed.mpp)
 
     def _sound_reading(self, seed: str, reader: str) -> Reading | None:
         key = seed, reader
@@ -248,25 +272,6 @@ class Laboratory:
 
     def _files(self) -> set[str]:
         return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
-
-    def _forget_peak(self, reader: str) -> None:
-        for pid in self._pids(reader):
-            with contextlib.suppress(OSError):
-                Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-    def _peak(self, reader: str) -> int:
-        """MiB that the reader process held at most since `_forget_peak`."""
-        for pid in self._pids(reader):
-            with contextlib.suppress(OSError):
-                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                    if line.startswith("VmHWM"):
-                        return int(line.split()[1]) >> 10
-        return 0
-
-    def _pids(self, reader: str) -> Iterator[int]:
-        child = self._processes[reader]._process if reader in self._processes else None
-        if child is not None:
-            yield child.pid
 
 
 def _judged(found: Reading, sound: Reading) -> tuple[str, str]:
