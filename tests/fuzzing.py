@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import resource
+import struct
 import time
 import zlib
 from collections.abc import Mapping
@@ -12,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from mutants import Anatomy
 from numpy.typing import NDArray
 from PIL import Image
-from slides import aperio_svs, tiled_tiff
+from slides import aperio_svs, hamamatsu_vms, ome_tiff, tiled_tiff
 
 from pipeline.synthetic import draw, recipe
 from tiling import TileSpec, TissueConfig
@@ -38,6 +38,8 @@ _REAL = {
     "boxes": "odd/openslidepy_boxes.tiff",
     "orientation": "odd/large_image_test_orient6.tif",
 }
+_TOTAL_ROWS = b"\x48\x00\x07\x00UL"  # DICOM's TotalPixelMatrixRows, (0048,0007)
+_LARGE_BYTES = 1_000_000
 _COARSE = ("tiff-pyramid", "dicom-file")  # read as if their pixels were finer
 
 
@@ -88,28 +90,6 @@ def drawn_seeds(folder: Path) -> list[Seed]:
     return [*seeds, Seed("vms", "a.vms", _contents(folder / "vms"))]
 
 
-def ome_tiff(path: Path, pixels: NDArray[np.uint8], half: NDArray[np.uint8]) -> None:
-    """Two levels, the second as a page below the first."""
-    options = {"photometric": "rgb", "tile": (256, 256), "compression": "jpeg"}
-    with tifffile.TiffWriter(path, ome=True) as tiff:
-        tiff.write(pixels, subifds=1, metadata={"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}, **options)
-        tiff.write(half, subfiletype=1, **options)
-
-
-def hamamatsu_vms(folder: Path, pixels: NDArray[np.uint8], mpp: float = 0.5) -> Path:
-    """A slide of several files: a key file that names three JPEGs, which lie beside it."""
-    folder.mkdir()
-    height, width = pixels.shape[:2]
-    for name, step in (("image", 1), ("map", 4), ("macro", 8)):
-        picture = Image.fromarray(pixels[::step, ::step])
-        picture.save(folder / f"{name}.jpg", restart_marker_blocks=5, subsampling=0)
-    sizes = f"PhysicalWidth={width * mpp * 1000:.0f}\nPhysicalHeight={height * mpp * 1000:.0f}\n"
-    counts = "NoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nSourceLens=20\n"
-    files = "ImageFile=image.jpg\nMapFile=map.jpg\nMacroImage=macro.jpg\n"
-    (folder / "a.vms").write_text("[Virtual Microscope Specimen]\n" + counts + files + sizes)
-    return folder / "a.vms"
-
-
 def real_seeds(data: Path) -> list[Seed]:
     """Those of the real slides that are there."""
     found = ((name, data / relative) for name, relative in _REAL.items() if (data / relative).exists())
@@ -121,7 +101,15 @@ def real_seeds(data: Path) -> list[Seed]:
 
 def _contents(path: Path) -> dict[str, bytes]:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return {file.name: file.read_bytes() for file in files}
+    return {file.name: _shortened(file.read_bytes()) for file in files}
+
+
+def _shortened(data: bytes) -> bytes:
+    """A large DICOM level as if it ended after three rows of its tiles, which is quicker to read."""
+    at = data.find(_TOTAL_ROWS)
+    if at < 0 or len(data) < _LARGE_BYTES:
+        return data
+    return data[: at + 8] + struct.pack("<I", 720) + data[at + 12 :]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
-from slides import FormulaReader, aperio_svs, noise, tiled_tiff
+from slides import FormulaReader, aperio_svs, hamamatsu_vms, noise, tiled_tiff
 
 import wsi.identity
 import wsi.opening
@@ -72,6 +73,23 @@ def test_a_copy_that_broke_off_is_called_so(percent: int, options: dict[str, obj
     with pytest.raises(SlideTruncated, match="its index points to byte") as caught:
         open_slide(path)
     assert "copy it again" in caught.value.hint and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True], ids=["classic", "big"])
+def test_a_copy_that_was_given_its_length_first_is_called_so(bigtiff: bool, tmp_path: Path) -> None:
+    """Scanners write the index last: where a copy broke off in an allocated file, there are zeros in its place."""
+    path = tiled_tiff(tmp_path / "a.tif", noise(900, 1100), [noise(450, 550)], bigtiff=bigtiff)
+    second = index_of(path, 1)
+    content = path.read_bytes()
+    path.write_bytes(content[:second] + bytes(len(content) - second))
+    with pytest.raises(SlideTruncated, match=rf"nothing at byte {second:,}, where its index points to.*copy it again"):
+        open_slide(path)
+
+
+def index_of(path: Path, page: int) -> int:
+    """Where the directory of a page begins."""
+    with tifffile.TiffFile(path) as tiff:
+        return tiff.pages[page].offset
 
 
 def test_big_endian_is_understood(tmp_path: Path) -> None:
@@ -345,6 +363,21 @@ def test_companions_count_as_the_slide(tmp_path: Path) -> None:
     assert names("a.mrxs") == ["a.mrxs", "a/Data0000.dat", "a/Slidedat.ini"]
     assert names("c.vms") == ["c.vms", "c_1.jpg", "c_2.jpg"]
     assert names("d.jpg") == ["d.jpg"]
+
+
+@pytest.mark.parametrize("lost", ["image.jpg", "map.jpg", "macro.jpg"])
+def test_a_slide_without_one_of_its_files_is_refused_by_name(lost: str, tmp_path: Path) -> None:
+    path = hamamatsu_vms(tmp_path / "slide", noise(640, 800))
+    with open_slide(path) as slide:
+        assert slide.size == Size(800, 640) and lost in [file.name for file in slide.files]
+        whole = slide.fingerprint
+    content = (tmp_path / "slide" / lost).read_bytes()
+    (tmp_path / "slide" / lost).unlink()
+    with pytest.raises(SlideUnreadable, match=rf"a\.vms cannot be opened .*{lost}: No such file.* Copy it again"):
+        open_slide(path)
+    (tmp_path / "slide" / lost).write_bytes(content + b"\0")
+    with open_slide(path) as slide:
+        assert slide.fingerprint != whole
 
 
 def test_fingerprint_tells_a_replaced_slide(tmp_path: Path) -> None:

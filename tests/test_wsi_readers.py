@@ -17,6 +17,7 @@ from slides import aperio_svs, damage_tile, forget_tile, noise, tiled_tiff
 from wsi import Region, Size, Slide, open_slide
 from wsi.errors import SlideImplausible, SlideUnreadable, SlideUnsupported
 from wsi.readers import openslide as openslide_adapter
+from wsi.readers import unreadable, unsupported
 
 READERS = ("fast", "openslide", "tiffslide", "image")
 TIFF_READERS = ("openslide", "tiffslide")
@@ -371,3 +372,43 @@ def test_grey_tiff_becomes_rgb(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "grey.tif", grey, tile=(256, 256), photometric="minisblack")
     with open_slide(tmp_path / "grey.tif", reader="tiffslide") as slide:
         np.testing.assert_array_equal(slide.read(Region(0, 0, 300, 300)), np.repeat(grey[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "restart_marker_blocks": 4}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_whole_jpeg_has_the_pixels_of_pillow(mode: str, options: dict[str, int], tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).convert(mode).save(tmp_path / "a.jpg", **options)
+    with open_slide(tmp_path / "a.jpg") as slide, Image.open(tmp_path / "a.jpg") as image:
+        assert np.array_equal(slide.read(Region(0, 0, *slide.size)), image.convert("RGB"))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_picture_that_is_replaced_before_it_is_read_is_no_other_picture(name: str, tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / name)
+    with open_slide(tmp_path / name) as slide:
+        Image.fromarray(PIXELS[:300]).save(tmp_path / name)
+        with pytest.raises(SlideUnreadable, match="it has become one of 900 x 300 px"):
+            slide.read(Region(0, 0, *slide.size))
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "half"])
+def test_a_damaged_jpeg_is_no_grey_picture(damage: str, tmp_path: Path) -> None:
+    """Pillow fills in grey what it cannot decode, and says nothing of it."""
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg")
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    middle = len(content) // 2
+    if damage == "overwritten":
+        content[middle : middle + 4000] = b"\xff\xd9" * 2000
+    else:
+        del content[middle:]
+    (tmp_path / "a.jpg").write_bytes(content)
+    with open_slide(tmp_path / "a.jpg") as slide, pytest.raises(SlideUnreadable, match="its picture cannot be decoded"):
+        slide.read(Region(0, 0, *slide.size))
+
+
+def test_what_libraries_quote_of_damaged_bytes_can_be_shown() -> None:
+    told = unreadable(Path("a.dcm"), "its header", ValueError("kind '\x07\x1b[2J\x92',\nnot 'US'"))
+    assert told.message == r"a.dcm: its header cannot be decoded (kind '\x07\x1b[2J\x92', not 'US')."
+    assert unsupported(Path("a"), KeyError(330)).reason == "KeyError 330"  # type: ignore[attr-defined]
+    assert unsupported(Path("a"), ZeroDivisionError()).reason == "ZeroDivisionError"  # type: ignore[attr-defined]
+    assert len(str(unsupported(Path("a"), "x" * 5000))) < 500

@@ -79,6 +79,8 @@ class ImageReader:
             with _open(self._path) as image:
                 whole = _strictly(self._path, image) if image.format == "JPEG" and image.mode in _JPEG_MODES else image
                 upright = whole if self._turn is None else whole.transpose(self._turn)
+                if Size(*upright.size) != self.level_sizes[0]:
+                    raise ValueError(f"it has become one of {upright.width} x {upright.height} px")
                 clear = upright.has_transparency_data
                 return np.asarray(upright.convert("RGBA" if clear else "RGB"))
         except (SyntaxError, ValueError, OSError) as error:  # SyntaxError is Pillow's word for a broken PNG chunk
@@ -88,10 +90,7 @@ class ImageReader:
 def _strictly(path: Path, image: Image.Image) -> Image.Image:
     """The same JPEG, whole. Pillow turns what is damaged grey and says nothing of it. Raises ValueError."""
     room = np.empty((image.height, image.width, 3), np.uint8)
-    pixels = simplejpeg.decode_jpeg(path.read_bytes(), "RGB", buffer=room)
-    if pixels.shape != room.shape:
-        raise ValueError(f"it holds {pixels.shape[1]} x {pixels.shape[0]} px, not {image.width} x {image.height}")
-    return Image.fromarray(pixels)
+    return Image.fromarray(simplejpeg.decode_jpeg(path.read_bytes(), "RGB", buffer=room))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
