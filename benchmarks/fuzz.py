@@ -103,6 +103,7 @@ def summary(trials: list[Trial], seeds: list[Seed]) -> str:
     """The page of results."""
     faults = collections.Counter(fault.split()[0] for trial in trials for fault in broken(trial))
     seconds = sorted(trial.cpu_seconds for trial in trials)
+    slow, slowest = sum(map(is_slow, trials)), f"the slowest {seconds[-1]:.1f}"
     most = max(trial.peak_mib for trial in trials)
     flat = sum(trial.flat > FLAT for trial in trials)
     return f"""# Damaged slides
@@ -111,7 +112,7 @@ def summary(trials: list[Trial], seeds: list[Seed]) -> str:
 {len(trials):,} mutants of {len(seeds)} sound slides, numbers {trials[0].number} to {trials[-1].number}.
 
 - deaths of the main process: 0
-- over {MOST_SECONDS:.0f} s of the reader's CPU, or {DEADLINE_S:.0f} s by the clock: {sum(map(is_slow, trials))}; the slowest {seconds[-1]:.1f} s
+- readers over {MOST_SECONDS:.0f} CPU-s, or {DEADLINE_S:.0f} s by the clock: {slow}; {slowest} CPU-s
 - readers over {MOST_MIB} MiB: {sum(trial.peak_mib > MOST_MIB for trial in trials)}; the largest {most} MiB
 - errors that are not the slide's own, or no sentence: {faults["bug:"]}
 - files left behind: {faults["left"]}

@@ -228,16 +228,25 @@ class Laboratory:
             reader, sound = "auto", self._sound_reading(name, "auto")
         assert sound is not None, f"{name} can be read"
         (self.folder / name / file).write_bytes(data)
-        before, started = self._files(), time.monotonic()
+        process, before = self._process(reader), self._files()
+        started, worked = time.monotonic(), cpu_seconds(process)
         try:
             ended, told, flat = self._ended(seed, reader, sound)
         finally:
-            seconds = time.monotonic() - started
             (self.folder / name / file).write_bytes(seed.files[file])
-        strays = tuple(sorted(self._files() - before))
-        damage = f"{file}: {damage}"
+        seconds = time.monotonic() - started
         return Trial(
-            name, number, reader, damage, ended, told, seconds, peak_mib(self._processes[reader]), flat, strays
+            seed=name,
+            number=number,
+            reader=reader,
+            damage=f"{file}: {damage}",
+            outcome=ended,
+            told=told,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds(process) - worked if _pid(process) > 0 else seconds,
+            peak_mib=peak_mib(process),
+            flat=flat,
+            strays=tuple(sorted(self._files() - before)),
         )
 
     def _ended(self, seed: Seed, reader: str, sound: Reading) -> tuple[str, str, float]:
