@@ -103,6 +103,7 @@ def summary(trials: list[Trial], seeds: list[Seed]) -> str:
     """The page of results."""
     faults = collections.Counter(fault.split()[0] for trial in trials for fault in broken(trial))
     seconds = sorted(trial.cpu_seconds for trial in trials)
+    half, nearly_all = seconds[len(seconds) // 2], seconds[len(seconds) * 99 // 100]
     slow, slowest = sum(map(is_slow, trials)), f"the slowest {seconds[-1]:.1f}"
     most = max(trial.peak_mib for trial in trials)
     flat = sum(trial.flat > FLAT for trial in trials)
@@ -117,7 +118,7 @@ def summary(trials: list[Trial], seeds: list[Seed]) -> str:
 - errors that are not the slide's own, or no sentence: {faults["bug:"]}
 - files left behind: {faults["left"]}
 
-Half of the trials took up to {seconds[len(seconds) // 2]:.2f} CPU-s, 99 % up to {seconds[len(seconds) * 99 // 100]:.1f}.
+Half of the trials took up to {half:.2f} CPU-s, 99 % up to {nearly_all:.1f}.
 
 {table(trials)}
 
