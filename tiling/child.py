@@ -161,6 +161,7 @@ def main(argv: list[str]) -> None:
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     inbox, outbox, ring, memory = (int(a) for a in argv)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # or each damaged slide may leave gigabytes in the working folder
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what C libraries print belongs to the log, not to the frames

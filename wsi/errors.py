@@ -13,7 +13,7 @@
     ├── SlideError            slide           exit 3   one slide is refused, the batch goes on
     │   ├── SlideMissing      slide_missing            no such file, or not readable by this user
     │   ├── SlideUnsupported  slide_unsupported        not a slide in any format known here
-    │   ├── SlideTruncated    slide_truncated          the file ends before its own index says so
+    │   ├── SlideTruncated    slide_truncated          the file ends, or is zeros, before its own index says so
     │   ├── SlideUnreadable   slide_unreadable         its pixels cannot be decoded, or its storage fails
     │   ├── SlideImplausible  slide_implausible        declared sizes that its length or its mpp rules out
     │   ├── MppMissing        mpp_missing              no physical resolution

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi.errors import SlideError, SlideTruncated, SlideUnreadable, SlideUnsupported, UsageError
-from wsi.limits import MAX_SEGMENT_PX, check_levels, check_sizes, implausible
+from wsi.errors import SlideError, SlideMissing, SlideTruncated, SlideUnreadable, SlideUnsupported, UsageError
+from wsi.limits import check_levels, check_sizes
 from wsi.readers import missing, unreachable, unsupported
 from wsi.slide import Slide
-from wsi.tiff_index import is_tiff, read_pages
+from wsi.tiff_index import check_segments, is_tiff, read_pages
 
 if TYPE_CHECKING:
     from wsi.readers import Reader
@@ -118,9 +118,8 @@ def _inspect(file: Path) -> bytes:
     if is_tiff(head):
         pages = read_pages(file)
         check_sizes(file, [page.size for page in pages], n_bytes)
-        for segment in (page.segment for page in pages if page.segment is not None):
-            if segment.width * segment.height > MAX_SEGMENT_PX:
-                raise implausible(file, f"declares a tile or strip of {segment.width} x {segment.height} px")
+        for page in pages:
+            check_segments(file, page)
     return head
 
 
@@ -166,6 +165,12 @@ def _own_reader(name: str) -> Callable[[Path], Reader]:
 
 def _refused(file: Path, head: bytes, refusals: Mapping[str, SlideError]) -> SlideError:
     """One error for all the readers that were tried."""
+    from wsi.readers.companions import companion_folder
+
+    folder = companion_folder(file)
+    if folder is not None and not folder.is_dir():
+        hint = "Such a slide is a file and a folder of one name: copy both."
+        return SlideMissing(f"{file} cannot be read: its folder {folder} is not there.", hint=hint, path=str(file))
     damaged = [refusal for refusal in refusals.values() if not isinstance(refusal, SlideUnsupported)]
     if not damaged and _TEXT_BYTES.issuperset(head):
         begins = head.decode("ascii").strip()[:40]

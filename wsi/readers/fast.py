@@ -150,7 +150,8 @@ class FastReader:
             if tile.shape != room.shape:
                 raise ValueError(f"it holds {tile.shape[1]} x {tile.shape[0]} px, not {width} x {height}")
         except _FOREIGN as error:
-            raise unreadable(self._path, f"tile {index} of level {level}", error) from error
+            x, y = index % at.columns * at.tile.width, index // at.columns * at.tile.height
+            raise unreadable(self._path, f"tile {index} of level {level} at ({x}, {y})", error) from error
         return tile
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tiffslide import TiffSlide
 
-from wsi.errors import SlideUnsupported
 from wsi.geometry import Region, Size
 from wsi.readers import INDEX_FAULTS, unreadable, unsupported
 
@@ -40,7 +39,7 @@ class TiffSlideReader:
         try:
             self._slide = TiffSlide(path)
         except INDEX_FAULTS as error:
-            raise _refusal(path, error) from error
+            raise unsupported(path, error) from error
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it warns of every vendor it knows in part; we look for ourselves
@@ -52,7 +51,7 @@ class TiffSlideReader:
             self.associated_names = tuple(sorted(self._slide.associated_images))
         except INDEX_FAULTS as error:
             self._slide.close()
-            raise _refusal(path, error) from error
+            raise unsupported(path, error) from error
         self.properties: Mapping[str, str] = {k: str(v) for k, v in facts.items() if v is not None}
         self.vendor = self.properties.get("tiffslide.vendor", "generic-tiff")
 
@@ -108,10 +107,6 @@ class TiffSlideReader:
         if page.dtype != np.uint8 or not (grey or colour):
             kind = getattr(page.photometric, "name", page.photometric)
             raise ValueError(f"its pixels are {page.samplesperpixel} x {page.dtype} {kind}, not 8-bit RGB or grey")
-
-
-def _refusal(path: Path, error: Exception) -> SlideUnsupported:
-    return unsupported(path, " ".join(str(error).split()) or type(error).__name__)
 
 
 def _level_0(position: int, downsample: float) -> int:
