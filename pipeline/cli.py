@@ -59,6 +59,14 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps. 
 Prompts = Annotated[
     str | None, typer.Option(help="A shipped prompt set, a TOML/JSON file, or none.", show_default=False)
 ]
+TissueFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--tissue-from",
+        help="Folder of GeoJSON with the tissue as drawn in QuPath: <slide id>.geojson, or an output folder.",
+        show_default=False,
+    ),
+]
 Timeout = Annotated[
     float | None,
     typer.Option(help="Seconds of silence after which a slide's reader is stopped. [default: 300]", show_default=False),
@@ -78,6 +86,7 @@ def run(
     settings: Set = None,
     manifest: Manifest = None,
     limit: Limit = None,
+    tissue_from: TissueFrom = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Decode every pixel, also where a reader could scale in decoding.")
     ] = False,
@@ -94,7 +103,7 @@ def run(
     flags["tile.exact"] = exact or None
     wanted = wishes.configured(config, settings, flags)
     wishes.check_apart(slides, out)
-    entries = wishes.chosen_slides(slides, manifest, mpp, limit)
+    entries = wishes.with_drawn_tissue(wishes.chosen_slides(slides, manifest, mpp, limit), tissue_from)
     raise typer.Exit(running.run(entries, out, wanted, wishes.executor(workers, scheduler)))
 
 
@@ -109,6 +118,7 @@ def plan(
     settings: Set = None,
     manifest: Manifest = None,
     limit: Limit = None,
+    tissue_from: TissueFrom = None,
     device: Device = None,
 ) -> None:
     """What a run would do: slides, tiles, bytes, minutes, what is cached, what is wrong. Nothing is written."""
@@ -117,7 +127,8 @@ def plan(
     wanted = wishes.configured(
         config, settings, {"encoder.name": encoder, "encoder.weights": weights, "device": device}
     )
-    raise typer.Exit(looking.plan(wishes.chosen_slides(slides, manifest, mpp, limit), out, wanted))
+    entries = wishes.with_drawn_tissue(wishes.chosen_slides(slides, manifest, mpp, limit), tissue_from)
+    raise typer.Exit(looking.plan(entries, out, wanted))
 
 
 @app.command()

@@ -22,7 +22,9 @@ from pipeline.ledger import CRASHED, DONE, NO_TISSUE, REFUSED, REUSED, STOPPED, 
 from pipeline.manifest import SlideEntry, printable
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.pictures import write_overview
-from pipeline.record import SlideRecord, grid_record, reuse_problem
+from pipeline.record import SlideRecord, Wanted, grid_record, reuse_problem
+from pipeline.tissuefiles import WantedTissue, source_note, wanted_tissue
+from pipeline.tissueout import edit_note, write_tissue
 from pipeline.zeroshot import Scorer, score_slide
 from tiling.grid import READ_FAILED
 from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
@@ -118,10 +120,15 @@ class _Job:
 
     def run(self) -> Outcome:
         encoder = encoder_for(self.task.config)
+        self.stage, earlier = "tissue", self._earlier()
+        tissue = wanted_tissue(self.task.entry, self.task.config, earlier, self.reader)
         self.stage = "reuse"
-        reused = self._reusable(encoder)
-        record = reused or self._extract(encoder)
-        self.tiles, self.unreadable, self.notes = record.grid.tiles, record.grid.unreadable, record.warnings
+        reused = self._reusable(earlier, Wanted(self.task.entry, self.task.config, tissue.identity, encoder.spec))
+        record = reused or self._extract(encoder, tissue, earlier)
+        self.tiles, self.unreadable = record.grid.tiles, record.grid.unreadable
+        self.notes = (*record.warnings, *source_note(self.task.entry))
+        if reused and self.task.entry.tissue is None:
+            self.notes += edit_note(self.folder, reused)
         self.read_by = record.facts.read_by
         if self.task.prompts is not None and record.grid.tiles:
             self.stage = "zeroshot"
@@ -151,12 +158,11 @@ class _Job:
             return ended
         return replace(ended, code=error.code, detail=printable(error.message), hint=printable(error.hint))
 
-    def _reusable(self, encoder: Encoder) -> SlideRecord | None:
-        """The finished record of this very slide with these very settings, if there is one and all of it is whole."""
+    def _reusable(self, record: SlideRecord | None, wanted: Wanted) -> SlideRecord | None:
+        """The finished record of this very slide with these very settings, if it is one and all of it is whole."""
+        if record is None or reuse_problem(record, wanted):
+            return None
         try:
-            record = SlideRecord.read(self.folder)
-            if record is None or reuse_problem(record, self.task.entry, self.task.config, encoder.spec):
-                return None
             grid = FeatureGrid.open(self.folder.features / record.current)
             if not record.describes(grid) or grid.verify() or not self.folder.pictures_exist:
                 return None
@@ -168,22 +174,24 @@ class _Job:
             asked.write(self.folder)  # the same slide under another path, patient or label
         return asked
 
-    def _extract(self, encoder: Encoder) -> SlideRecord:
+    def _extract(self, encoder: Encoder, tissue: WantedTissue, earlier: SlideRecord | None) -> SlideRecord:
         config, entry = self.task.config, self.task.entry
         with self._timed("open"):
             facts = self.reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
         with self._timed("tissue"):
-            prepared = self.reader.prepare(Preparation(config.tissue, config.tile, config.pictures.thumbnail_px))
+            wanted = Preparation(config.tissue, config.tile, config.pictures.thumbnail_px, tissue.file)
+            prepared = self.reader.prepare(wanted)
         header = GridHeader.of(
-            facts, prepared.grid, encoder.spec, tissue=config.tissue, slide_id=entry.id, dtype=config.encoder.dtype
+            facts, prepared.grid, encoder.spec, tissue=tissue.identity, slide_id=entry.id, dtype=config.encoder.dtype
         )
         with self._timed("features"):
             grid = self._finished(header, prepared) or self._encoded(header, prepared, encoder)
         self._check_unreadable(int((grid.read_status == READ_FAILED).sum()))
         with self._timed("pictures"):
             write_overview(self.folder, prepared)
-        made = grid_record(grid, self.seconds)
-        record = SlideRecord.of(entry, config, facts).with_notes(prepared.notes).with_grid(made, self._earlier())
+            left, kept = write_tissue(self.folder, prepared, tissue, earlier)
+        record = replace(SlideRecord.of(entry, config, facts), tissue=left).with_notes((*prepared.notes, *kept))
+        record = record.with_grid(grid_record(grid, self.seconds), earlier)
         record.write(self.folder)
         return record
 

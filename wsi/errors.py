@@ -19,6 +19,7 @@
     │   ├── MppMissing        mpp_missing              no physical resolution
     │   ├── MppImplausible    mpp_implausible          outside 0.05-20 um/px
     │   ├── MppTooCoarse      mpp_too_coarse           asked-for mpp is finer than the slide has
+    │   ├── TissueInvalid     tissue_invalid           the file with its tissue cannot be used
     │   ├── FeaturesInvalid   features_invalid         the encoder gave NaN, or more than float16 can hold
     │   ├── ReaderCrashed     reader_crashed           the reader process died
     │   ├── ReaderTimeout     reader_timeout           the reader process stopped answering
@@ -133,6 +134,10 @@ class MppImplausible(SlideError):
 
 class MppTooCoarse(SlideError):
     code = "mpp_too_coarse"
+
+
+class TissueInvalid(SlideError):
+    code = "tissue_invalid"
 
 
 class FeaturesInvalid(SlideError):

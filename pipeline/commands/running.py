@@ -17,6 +17,7 @@ from pipeline.console import RunConsole, open_console, summary
 from pipeline.executor import DaskExecutor, Executor
 from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder
+from pipeline.tissuefiles import source_summary
 from wsi.errors import UsageError
 
 INTERRUPTED = 130
@@ -49,6 +50,8 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     write_quietly(folder)
     show_scores(console, folder, spec)
     console.print(summary(outcomes, time.monotonic() - started))
+    if told := source_summary(entries):
+        console.print(told)
     console.print(f"report: {folder.report}")
     return ledger.exit_code(outcomes)
 
