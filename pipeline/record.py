@@ -102,7 +102,7 @@ class SlideRecord:
 
     def asked_by(self, entry: SlideEntry) -> SlideRecord:
         """With what may change without the slide changing: where it lies, whose it is, what is known of it."""
-        files = tuple(str(f) for f in _files(self, entry))
+        files = tuple(str(f) for f in slide_files(self.facts, entry))
         facts = replace(self.facts, path=str(entry.path), files=files)
         return replace(self, name=entry.name, patient=entry.patient, labels=entry.labels, facts=facts)
 
@@ -189,7 +189,7 @@ def reuse_problem(record: SlideRecord, wanted: Wanted) -> str | None:
     if record.grid.unreadable > config.reader.max_unreadable * record.grid.tiles:
         return f"{record.grid.unreadable} of {record.grid.tiles} tiles are unreadable"
     try:
-        unchanged = fingerprint(Path(f) for f in _files(record, entry)) == record.facts.fingerprint
+        unchanged = fingerprint(slide_files(record.facts, entry)) == record.facts.fingerprint
     except OSError:
         return "slide file not readable"
     return None if unchanged else "slide file changed"
@@ -227,12 +227,10 @@ def _wanted(record: SlideRecord, entry: SlideEntry, config: RunConfig) -> dict[s
     }
 
 
-def _files(record: SlideRecord, entry: SlideEntry) -> list[Path]:
+def slide_files(facts: SlideFacts, entry: SlideEntry) -> list[Path]:
     """The slide's files where they are now: a folder of slides may have been moved as a whole."""
-    was = Path(record.facts.path)
-    return [
-        entry.path if f == str(was) else entry.path.parent / Path(f).relative_to(was.parent) for f in record.facts.files
-    ]
+    was = Path(facts.path)
+    return [entry.path if f == str(was) else entry.path.parent / Path(f).relative_to(was.parent) for f in facts.files]
 
 
 def _frame(record: SlideRecord) -> tuple[str, float | None]:

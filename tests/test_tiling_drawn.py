@@ -19,6 +19,7 @@ from tiling import TileGrid, TileSpec, TissueConfig, detect_tissue, tissue_from_
 from tiling.annotations import read_annotations
 from tiling.drawn import drawn_mask
 from tiling.outline import tissue_outline
+from tiling.supervised import DrawnFile, Preparation, ReaderConfig, ReaderProcess
 from wsi import open_slide
 from wsi.errors import SlideImplausible, TissueInvalid
 from wsi.geometry import Region
@@ -144,3 +145,22 @@ def test_a_slip_in_the_resolution_takes_no_memory(tmp_path: Path) -> None:
     path = written(tmp_path / "s.geojson", feature(box(0, 0, 400_000, 400_000)))
     with pytest.raises(SlideImplausible, match="huge.svs"):
         tissue_from_geojson(Huge(), path)
+
+
+def test_the_reader_process_parses_and_goes_on_after_a_hostile_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    slide = written(tmp_path / "calm.svs", b"any")
+    drawn = read_annotations(drawing(tmp_path / "s.geojson", Point(800, 700).buffer(500)))
+    with ReaderProcess(ReaderConfig(name="evil_readers:chosen_by_name", timeout_s=60)) as reader:
+        with pytest.raises(TissueInvalid, match=r"deep\.geojson: it is nested deeper"):
+            reader.annotations(written(tmp_path / "deep.geojson", "[" * 200_000))
+        file = reader.annotations(drawn.path)
+        reader.open(slide)
+        prepared = reader.prepare(Preparation(TissueConfig(), SPEC, 256, file))
+        with pytest.raises(TissueInvalid, match=r"s\.geojson: it was changed during the run"):
+            reader.prepare(Preparation(TissueConfig(), SPEC, 256, DrawnFile(drawn.path, "0" * 64)))
+    here, _ = drawn_mask(ArraySlide(WHITE, 0.5), drawn, TissueConfig())
+    assert file.digest == drawn.digest and np.array_equal(prepared.mask.inside, here.inside)
+    assert prepared.notes == ("Tissue as drawn in s.geojson, not detected.",)

@@ -30,6 +30,8 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     from pipeline.zeroshot import default_prompts
 
     console, folder = open_console(), OutputFolder(out)
+    if (out / "tiles.toml").exists():
+        raise UsageError(f"{out}: holds the tiles of a `wsi tiles`.", hint="Choose another output folder with -o.")
     folder.prepare()
     prompts = default_prompts(config.zeroshot.prompts, config.encoder.name)
     # Only the words are asked about here: with a scheduler, the device is one of its workers'.
