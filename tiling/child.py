@@ -21,13 +21,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tiling.annotations import Annotations, read_annotations
+from tiling.drawn import drawn_mask
 from tiling.frames import receive, send
-from tiling.grid import TileGrid, TileSpec, check_detail
+from tiling.grid import TileGrid, TileSpec, TissueMask, check_detail
 from tiling.normalisation import StainNormaliser
 from tiling.stainfit import fitted_normaliser
 from tiling.tiles import read_tiles
 from tiling.tissue import TissueConfig, brightfield, detect_tissue
-from wsi.errors import ReaderMemory, ToolkitError
+from wsi.errors import ReaderMemory, TissueInvalid, ToolkitError
 from wsi.facts import SlideFacts
 from wsi.geometry import Region, Size
 
@@ -47,6 +49,7 @@ class Child:
         self.slide: Any = None
         self.grid: TileGrid | None = None
         self.normaliser: StainNormaliser | None = None
+        self.drawn: Annotations | None = None
 
     def serve(self) -> None:
         while True:
@@ -82,18 +85,36 @@ class Child:
         self.slide = open_slide(request["path"], reader=request["reader"], mpp=mpp)
         return SlideFacts.of(self.slide)
 
+    def do_annotations(self, request: dict[str, Any]) -> None:
+        """path -> digest of the areas drawn in it, which are kept for `do_prepare`."""
+        self.path = request["path"]
+        self.drawn = read_annotations(self.path)
+        send(self.outbox, {"digest": self.drawn.digest})
+
+    def _tissue(self, request: dict[str, Any]) -> tuple[TissueMask, tuple[str, ...]]:
+        config = TissueConfig(**request["tissue"])
+        if request["drawn"] is None:
+            return detect_tissue(self.slide, config), ()
+        path, digest = request["drawn"]
+        if self.drawn is None or (str(self.drawn.path), self.drawn.digest) != (path, digest):
+            self.drawn = read_annotations(path)
+        if self.drawn.digest != digest:
+            raise TissueInvalid(f"{path}: it was changed during the run.", hint="Run again.", path=path)
+        mask, notes = drawn_mask(self.slide, self.drawn, config)
+        return mask, (f"Tissue as drawn in {self.drawn.path.name}, not detected.", *notes)
+
     def do_prepare(self, request: dict[str, Any]) -> None:
-        """tissue, tile, thumbnail_px -> thumbnail, tissue mask and grid of the open slide."""
+        """tissue, drawn, tile, thumbnail_px -> thumbnail, tissue mask and grid of the open slide."""
         slide, spec = self.slide, TileSpec(**request["tile"])
         check_detail(slide, spec)  # before pixels: the overview of a slide with a wrong mpp may be endless
         thumbnail = slide.thumbnail(request["thumbnail_px"])
-        mask = detect_tissue(slide, TissueConfig(**request["tissue"]))
+        mask, notes = self._tissue(request)
         self.grid = grid = TileGrid.over(slide, mask, spec)
         self.normaliser = fitted_normaliser(slide, grid)  # before any tile is asked for: a slide may be refused for it
         header = {
             "mask": {"px": mask.px, "origin": mask.origin},
             "grid": {"origin": grid.origin, "span_px": grid.span_px, "stride_px": grid.stride_px},
-            "notes": [] if brightfield(thumbnail) else [NOT_BRIGHTFIELD],
+            "notes": [*notes, *([] if brightfield(thumbnail) else [NOT_BRIGHTFIELD])],
         }
         arrays = {"thumbnail": thumbnail, "inside": mask.inside, "keep": grid.keep, "fraction": grid.tissue_fraction}
         send(self.outbox, header, arrays)

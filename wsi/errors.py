@@ -20,6 +20,7 @@
     │   ├── MppImplausible    mpp_implausible          outside 0.05-20 um/px
     │   ├── MppTooCoarse      mpp_too_coarse           asked-for mpp is finer than the slide has
     │   ├── StainsUnfit       stains_unfit             stains asked to be normalised that cannot be told apart
+    │   ├── TissueInvalid     tissue_invalid           the file with its tissue cannot be used
     │   ├── FeaturesInvalid   features_invalid         the encoder gave NaN, or more than float16 can hold
     │   ├── ReaderCrashed     reader_crashed           the reader process died
     │   ├── ReaderTimeout     reader_timeout           the reader process stopped answering
@@ -138,6 +139,10 @@ class MppTooCoarse(SlideError):
 
 class StainsUnfit(SlideError):
     code = "stains_unfit"
+
+
+class TissueInvalid(SlideError):
+    code = "tissue_invalid"
 
 
 class FeaturesInvalid(SlideError):
