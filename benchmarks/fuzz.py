@@ -93,7 +93,8 @@ def table(trials: list[Trial]) -> str:
     """Outcomes in rows, what read the mutants in columns."""
     readers = ("auto", "fast", "openslide", "tiffslide")
     counts = collections.Counter((trial.outcome, trial.reader) for trial in trials)
-    totals = collections.Counter(trial.outcome for trial in trials)
+    totals = collections.Counter({"reader_crashed": 0, "reader_timeout": 0, "reader_memory": 0})
+    totals.update(trial.outcome for trial in trials)
     rows = [("outcome", *readers, "all"), ("---",) * 6]
     rows += [(told, *(str(counts[told, r]) for r in readers), str(n)) for told, n in totals.most_common()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -106,7 +107,7 @@ def summary(trials: list[Trial], seeds: list[Seed]) -> str:
     half, nearly_all = seconds[len(seconds) // 2], seconds[len(seconds) * 99 // 100]
     slow, slowest = sum(map(is_slow, trials)), f"the slowest {seconds[-1]:.1f}"
     most = max(trial.peak_mib for trial in trials)
-    flat = sum(trial.flat > FLAT for trial in trials)
+    flat = ", ".join(f"`{t.seed} {t.number}` ({t.reader})" for t in trials if t.flat > FLAT) or "none"
     return f"""# Damaged slides
 
 `benchmarks/fuzz.py`. {datetime.date.today()}, {processor()}, {os.cpu_count()} shared cores.
@@ -118,12 +119,13 @@ def summary(trials: list[Trial], seeds: list[Seed]) -> str:
 - errors that are not the slide's own, or no sentence: {faults["bug:"]}
 - files left behind: {faults["left"]}
 
-Half of the trials took up to {half:.2f} CPU-s, 99 % up to {nearly_all:.1f}.
+Half of the trials took at most {max(half, 0.01):.2f} CPU-s, 99 % at most {nearly_all:.1f}.
 
 {table(trials)}
 
-"changed" are pixels that decode and are others: what a flipped byte does to a JPEG. Of these, {flat} slides had a good
-tile of which half more is of one colour than of any tile of the sound slide.
+"changed" are pixels that decode and are others, which nothing but a checksum can tell: most are of BMP and other files
+that are not compressed. In these a tile that passed for good is in one colour by half more than any tile of the sound
+slide: {flat}.
 """
 
 
