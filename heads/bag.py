@@ -156,7 +156,8 @@ class PatientBag:
 
 def tile_text(spec: Any) -> str:
     """What a tile is, in words that two stores can be compared by."""
-    return f"{spec.size_px} px at {spec.mpp:g} um/px"
+    stain = "" if spec.stain == "none" else f", stains normalised ({spec.stain})"
+    return f"{spec.size_px} px at {spec.mpp:g} um/px{stain}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -135,7 +135,7 @@ class TrainedHead:
         if bag.tile and self.card.tile and bag.tile != self.card.tile:
             raise EncoderMismatch(
                 f"The tiles of slide {bag.slide_id!r} are {bag.tile}; this head was trained on {self.card.tile}.",
-                hint="Extract the slide with the head's tile size and mpp, or train a head on these tiles.",
+                hint="Extract the slide with the head's tile size, mpp and stain, or train a head on these tiles.",
             )
         in_dim = self.members[0].card.architecture.in_dim
         if bag.dim != in_dim:

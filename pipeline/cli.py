@@ -55,9 +55,26 @@ EncoderName = Annotated[
 ]
 Weights = Annotated[str | None, typer.Option(help="Hub id, folder or file of weights.", show_default=False)]
 Untrained = Annotated[bool, typer.Option("--untrained", help="The weights are random: store features, show no labels.")]
+Stain = Annotated[
+    str | None,
+    typer.Option(help="Normalise stains of H&E: macenko, reinhard or none. [default: none]", show_default=False),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps. [default: auto]", show_default=False)]
 Prompts = Annotated[
     str | None, typer.Option(help="A shipped prompt set, a TOML/JSON file, or none.", show_default=False)
+]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="Decode every pixel, also where a reader could scale in decoding.")
+]
+Workers = Annotated[int, typer.Option(min=0, help="Local worker processes; 0 works in this one.")]
+Scheduler = Annotated[str, typer.Option(help="Address of a Dask scheduler to work on.", show_default=False)]
+TissueFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--tissue-from",
+        help="Folder of GeoJSON with the tissue as drawn in QuPath: <slide id>.geojson, or an output folder.",
+        show_default=False,
+    ),
 ]
 Timeout = Annotated[
     float | None,
@@ -78,23 +95,23 @@ def run(
     settings: Set = None,
     manifest: Manifest = None,
     limit: Limit = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Decode every pixel, also where a reader could scale in decoding.")
-    ] = False,
+    tissue_from: TissueFrom = None,
+    exact: Exact = False,
+    stain: Stain = None,
     device: Device = None,
     slide_timeout: Timeout = None,
-    workers: Annotated[int, typer.Option(min=0, help="Local worker processes; 0 works in this one.")] = 0,
-    scheduler: Annotated[str, typer.Option(help="Address of a Dask scheduler to work on.", show_default=False)] = "",
+    workers: Workers = 0,
+    scheduler: Scheduler = "",
 ) -> None:
     """Tile, encode, score and report every slide. Repeat the same command to continue after any interruption."""
     from pipeline.commands import running, wishes
 
     flags: dict[str, object] = {"device": device, "reader.timeout_s": slide_timeout, "zeroshot.prompts": prompts}
     flags |= {"encoder.name": encoder, "encoder.weights": weights, "encoder.untrained": untrained or None}
-    flags["tile.exact"] = exact or None
+    flags |= {"tile.exact": exact or None, "tile.stain": stain}
     wanted = wishes.configured(config, settings, flags)
     wishes.check_apart(slides, out)
-    entries = wishes.chosen_slides(slides, manifest, mpp, limit)
+    entries = wishes.with_drawn_tissue(wishes.chosen_slides(slides, manifest, mpp, limit), tissue_from)
     raise typer.Exit(running.run(entries, out, wanted, wishes.executor(workers, scheduler)))
 
 
@@ -109,15 +126,63 @@ def plan(
     settings: Set = None,
     manifest: Manifest = None,
     limit: Limit = None,
+    stain: Stain = None,
+    tissue_from: TissueFrom = None,
     device: Device = None,
 ) -> None:
     """What a run would do: slides, tiles, bytes, minutes, what is cached, what is wrong. Nothing is written."""
     from pipeline.commands import looking, wishes
 
-    wanted = wishes.configured(
-        config, settings, {"encoder.name": encoder, "encoder.weights": weights, "device": device}
-    )
-    raise typer.Exit(looking.plan(wishes.chosen_slides(slides, manifest, mpp, limit), out, wanted))
+    flags = {"encoder.name": encoder, "encoder.weights": weights, "tile.stain": stain, "device": device}
+    wanted = wishes.configured(config, settings, flags)
+    entries = wishes.with_drawn_tissue(wishes.chosen_slides(slides, manifest, mpp, limit), tissue_from)
+    raise typer.Exit(looking.plan(entries, out, wanted))
+
+
+@app.command()
+def tiles(
+    slides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SLIDES... OUT", help="As for run; the output folder last, or -o.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output folder, if it is not given last.", show_default=False)
+    ] = None,
+    save: Annotated[
+        str | None,
+        typer.Option(help="Write images: jpg, png or webp; without it, coordinates only.", show_default=False),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option("--as", help="zip, one a slide (the default), or folder, one file a tile.", show_default=False),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Of jpg and webp, both lossy; 90 if not given.", show_default=False),
+    ] = None,
+    mpp: Mpp = None,
+    config: Config = None,
+    settings: Set = None,
+    manifest: Manifest = None,
+    limit: Limit = None,
+    tissue_from: TissueFrom = None,
+    exact: Exact = False,
+    stain: Stain = None,
+    slide_timeout: Timeout = None,
+    workers: Workers = 0,
+    scheduler: Scheduler = "",
+) -> None:
+    """Where the tiles of every slide lie, as CSV and GeoJSON, and with --save their images. No encoder is needed."""
+    from pipeline.commands import tiles as command
+    from pipeline.commands import wishes
+
+    images = command.image_config(save, place, quality)
+    given, folder = command.apart(slides, out, manifest)
+    wishes.check_apart(given, folder)
+    flags = {"tile.exact": exact or None, "tile.stain": stain, "reader.timeout_s": slide_timeout}
+    wanted = wishes.configured(config, settings, flags)
+    entries = wishes.with_drawn_tissue(wishes.chosen_slides(given, manifest, mpp, limit), tissue_from)
+    raise typer.Exit(command.tiles(entries, folder, wanted, images, wishes.executor(workers, scheduler)))
 
 
 @app.command()

@@ -101,8 +101,11 @@ def load_config(path: Path | str | None = None, settings: list[str] | tuple[str,
     return config
 
 
-def dump_toml(config: RunConfig) -> str:
-    """The whole configuration as TOML, every key said; `load_config` of it gives the same configuration back."""
+def dump_toml(config: Any) -> str:
+    """A configuration, a dataclass of values and sections, as TOML with every key that has a value.
+
+    `load_config` of a RunConfig's gives the same configuration back.
+    """
     top, sections = [], []
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
@@ -113,7 +116,7 @@ def dump_toml(config: RunConfig) -> str:
             sections.append("\n".join([f"[{f.name}]", *lines]))
         else:
             top.append(f"{f.name} = {_toml(value)}")
-    return "\n\n".join(["\n".join(top), *sections]) + "\n"
+    return "\n\n".join([*(["\n".join(top)] if top else []), *sections]) + "\n"
 
 
 def setting(key: str, value: Any) -> str:

@@ -22,6 +22,14 @@ _MAX_ID = 120
 
 
 @dataclass(frozen=True, slots=True)
+class TissueSource:
+    """What --tissue-from has for a slide."""
+
+    folder: Path
+    file: Path | None  # None: nothing, so that its tissue is detected
+
+
+@dataclass(frozen=True, slots=True)
 class SlideEntry:
     """One slide as asked for. `id` is safe as a file name and unique in the run, whatever the slide is called."""
 
@@ -32,6 +40,7 @@ class SlideEntry:
     mpp: float | None = None  # um per level-0 px, over whatever the file says: a manifest's column
     mpp_if_missing: float | None = None  # the same where the file says nothing: the command line's --mpp
     labels: dict[str, str] = field(default_factory=dict)
+    tissue: TissueSource | None = None  # None: --tissue-from is not given
 
 
 def entries_from(

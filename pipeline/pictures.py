@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.files import storage_errors, write_atomic
-from pipeline.geojson import TileLayer, tile_features, tissue_features, write_geojson
+from pipeline.geojson import TileLayer, tile_features, write_geojson
 from pipeline.heatmap import HeatLabels, HeatStyle, encoder_caution, heatmap_figure
 from pipeline.output import SlideFolder
 from pipeline.overlay import Frame, Placement, draw_outline, draw_tiles
@@ -52,14 +52,13 @@ class DrawnMap:
 
 
 def write_overview(folder: SlideFolder, prepared: PreparedSlide) -> None:
-    """thumbnail.jpg, overlay.png (tissue outline and kept tiles) and tissue.geojson."""
-    thumbnail, bounds = prepared.thumbnail, prepared.facts.bounds
-    frame = Frame.of(bounds, thumbnail)
+    """thumbnail.jpg and overlay.png, with the tissue's outline and the kept tiles."""
+    thumbnail = prepared.thumbnail
+    frame = Frame.of(prepared.facts.bounds, thumbnail)
     outline = tissue_outline(prepared.mask)
     drawn = draw_outline(draw_tiles(thumbnail, Placement(prepared.grid, frame)), outline, frame)
     write_image(folder.thumbnail, thumbnail)
     write_image(folder.overlay, drawn)
-    write_geojson(folder.tissue, tissue_features(outline, bounds, folder.id))
 
 
 def write_heatmap(folder: SlideFolder, record: SlideRecord, grid: TileGrid, scores: TileScores) -> Path:

@@ -14,8 +14,9 @@ from features.spec import Encoder
 from pipeline.config import RunConfig
 from pipeline.manifest import SlideEntry, printable
 from pipeline.output import OutputFolder
-from pipeline.record import SlideRecord, reuse_problem
+from pipeline.record import SlideRecord, Wanted, reuse_problem
 from pipeline.stages import encoder_for
+from pipeline.tissuefiles import source_note, wanted_tissue
 from tiling.supervised import Preparation, ReaderProcess
 from wsi.errors import ArtefactError, SetupError, ToolkitError
 
@@ -56,17 +57,13 @@ def plan_slides(entries: list[SlideEntry], out: OutputFolder, config: RunConfig)
     """Looks at every slide: opens it, segments its overview, counts tiles. Reads no tile and writes nothing."""
     encoder, _ = _encoder(config)
     with ReaderProcess(config.reader) as reader:
+        look = _Look(config, reader, encoder)
         for entry in entries:
-            record = _record(out, entry)
-            reason = "new" if record is None else "encoder not to be had"
-            if record is not None and encoder is not None:
-                reason = reuse_problem(record, entry, config, encoder.spec) or ""
-                if not reason:
-                    yield PlannedSlide(
-                        entry, CACHED, record.grid.tiles, record.facts.known_mpp, record.facts.mpp_source
-                    )
-                    continue
-            yield _look(reader, entry, config, reason)
+            try:
+                yield look.at(entry, _record(out, entry))
+            except (ToolkitError, RuntimeError) as error:
+                code = error.code if isinstance(error, ToolkitError) else "bug"
+                yield PlannedSlide(entry, PROBLEM, reason=printable(f"{code}: {error}"))
 
 
 def estimate(planned: list[PlannedSlide], out: Path, config: RunConfig) -> Estimate:
@@ -99,15 +96,25 @@ def outliers(planned: list[PlannedSlide]) -> list[str]:
     ]
 
 
-def _look(reader: ReaderProcess, entry: SlideEntry, config: RunConfig, reason: str) -> PlannedSlide:
-    try:
-        facts = reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
-        prepared = reader.prepare(Preparation(config.tissue, config.tile, 256))
-    except (ToolkitError, RuntimeError) as error:
-        code = error.code if isinstance(error, ToolkitError) else "bug"
-        return PlannedSlide(entry, PROBLEM, reason=printable(f"{code}: {error}"))
-    notes = (*facts.warnings, *prepared.notes)
-    return PlannedSlide(entry, TO_DO, len(prepared.grid), facts.mpp, facts.mpp_source, reason, notes)
+@dataclass(frozen=True, slots=True)
+class _Look:
+    config: RunConfig
+    reader: ReaderProcess
+    encoder: Encoder | None
+
+    def at(self, entry: SlideEntry, record: SlideRecord | None) -> PlannedSlide:
+        """One slide's plan. Raises what refuses it."""
+        tissue = wanted_tissue(entry, self.config, record, self.reader)
+        reason = "new" if record is None else "encoder not to be had"
+        if record is not None and self.encoder is not None:
+            reason = reuse_problem(record, Wanted(entry, self.config, tissue.identity, self.encoder.spec)) or ""
+            if not reason:
+                scale = record.facts.known_mpp, record.facts.mpp_source
+                return PlannedSlide(entry, CACHED, record.grid.tiles, *scale, warnings=source_note(entry))
+        facts = self.reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
+        prepared = self.reader.prepare(Preparation(self.config.tissue, self.config.tile, 256, tissue.file))
+        notes = (*facts.warnings, *prepared.notes, *source_note(entry))
+        return PlannedSlide(entry, TO_DO, len(prepared.grid), facts.mpp, facts.mpp_source, reason, notes)
 
 
 def _record(out: OutputFolder, entry: SlideEntry) -> SlideRecord | None:

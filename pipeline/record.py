@@ -12,10 +12,13 @@ from features.spec import EncoderSpec
 from pipeline.config import RunConfig
 from pipeline.manifest import SlideEntry
 from pipeline.output import RECORD_VERSION, SlideFolder
+from tiling.drawn import DrawnTissue
 from tiling.grid import READ_FAILED, READ_PADDED
+from tiling.tissue import TissueConfig
 from wsi.errors import ArtefactError, SlideError
 from wsi.facts import SlideFacts
 from wsi.files import fingerprint
+from wsi.identity import plain
 from wsi.location import Location, RemoteFile
 
 
@@ -37,6 +40,27 @@ class GridRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TissueRecord:
+    """Where the tissue came from, and the tissue.geojson that was left."""
+
+    identity: dict[str, Any]  # plain TissueConfig or DrawnTissue
+    sha256: str  # of tissue.geojson: differs once somebody edited it
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.identity, dict):
+            raise TypeError(f"the tissue's identity is no object: {self.identity!r}")
+
+    def is_of(self, config: TissueConfig) -> bool:
+        """True if it was detected, under these settings."""
+        return self.identity == plain(config)
+
+    @property
+    def drawn(self) -> str:
+        """The digest of the areas that somebody drew, "" where tissue was detected."""
+        return str(self.identity.get("digest", ""))
+
+
+@dataclass(frozen=True, slots=True)
 class SlideRecord:
     """All that later stages need to know of a slide without opening it."""
 
@@ -52,6 +76,7 @@ class SlideRecord:
     warnings: tuple[str, ...]
     current: str  # name of the grid made last
     grids: dict[str, GridRecord] = field(default_factory=dict)
+    tissue: TissueRecord | None = None  # of the current grid; None in records of older versions
 
     @classmethod
     def of(cls, entry: SlideEntry, config: RunConfig, facts: SlideFacts) -> SlideRecord:
@@ -79,7 +104,7 @@ class SlideRecord:
 
     def asked_by(self, entry: SlideEntry) -> SlideRecord:
         """With what may change without the slide changing: where it lies, whose it is, what is known of it."""
-        files = tuple(str(f) for f in _files(self, entry))
+        files = tuple(str(f) for f in slide_files(self.facts, entry))
         facts = replace(self.facts, path=str(entry.path), files=files)
         return replace(self, name=entry.name, patient=entry.patient, labels=entry.labels, facts=facts)
 
@@ -107,8 +132,11 @@ class SlideRecord:
             found.pop("toolkit_version")
             grids = {n: GridRecord(**{**g, "files": tuple(g["files"])}) for n, g in found.pop("grids").items()}
             facts = SlideFacts.from_json(found.pop("facts"))
-            return cls(**{**found, "facts": facts, "grids": grids, "warnings": tuple(found["warnings"])})
-        except (KeyError, TypeError, ValueError) as error:
+            told = found.pop("tissue", None)
+            tissue = None if told is None else TissueRecord(**told)
+            made = {"facts": facts, "grids": grids, "tissue": tissue, "warnings": tuple(found["warnings"])}
+            return cls(**{**found, **made})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtefactError(
                 f"{folder.path / 'slide.json'}: this record cannot be understood ({error}).",
                 hint="Delete it; the next run makes it again.",
@@ -142,20 +170,41 @@ def _listed(grid: FeatureGrid) -> tuple[dict[str, Any], ...]:
     return tuple(asdict(f) for f in grid.records)
 
 
-def reuse_problem(record: SlideRecord, entry: SlideEntry, config: RunConfig, encoder: EncoderSpec) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a slide's features are to be of."""
+
+    entry: SlideEntry
+    config: RunConfig
+    tissue: TissueConfig | DrawnTissue  # that is in force for this slide
+    encoder: EncoderSpec
+
+
+def reuse_problem(record: SlideRecord, wanted: Wanted) -> str | None:
     """Why a finished slide has to be done again, None if it can stand. Reads at most 1 MiB a file of the slide."""
-    if record.current != grid_name(encoder, config.tile, config.tissue):
-        return "settings changed"
+    entry, config = wanted.entry, wanted.config
+    if record.current != grid_name(wanted.encoder, config.tile, wanted.tissue):
+        return _tissue_change(record, wanted.tissue) or "settings changed"
     before, now = _asked(record), _wanted(record, entry, config)
     if changed := [f"{what} {was} -> {now[what]}" for what, was in before.items() if now[what] != was]:
         return "; ".join(changed)
     if record.grid.unreadable > config.reader.max_unreadable * record.grid.tiles:
         return f"{record.grid.unreadable} of {record.grid.tiles} tiles are unreadable"
     try:
-        unchanged = fingerprint(_files(record, entry)) == record.facts.fingerprint
+        unchanged = fingerprint(slide_files(record.facts, entry)) == record.facts.fingerprint
     except (OSError, SlideError):
         return "slide file not readable"
     return None if unchanged else "slide file changed"
+
+
+def _tissue_change(record: SlideRecord, now: TissueConfig | DrawnTissue) -> str:
+    """Whether its tissue is drawn, detected or edited anew; "" where that is not it."""
+    drawn = "" if record.tissue is None else record.tissue.drawn
+    if not isinstance(now, DrawnTissue):
+        return "its tissue was drawn and is detected now" if drawn else ""
+    if not drawn:
+        return "its tissue was detected and is drawn now"
+    return "its drawn tissue was edited" if now.digest != drawn else ""
 
 
 def _asked(record: SlideRecord) -> dict[str, object]:
@@ -180,12 +229,12 @@ def _wanted(record: SlideRecord, entry: SlideEntry, config: RunConfig) -> dict[s
     }
 
 
-def _files(record: SlideRecord, entry: SlideEntry) -> list[Location]:
+def slide_files(facts: SlideFacts, entry: SlideEntry) -> list[Location]:
     """The slide's files where they are now: a folder of slides may have been moved as a whole."""
-    now, was = entry.path, Path(record.facts.path)
+    now, was = entry.path, Path(facts.path)
     if isinstance(now, RemoteFile):
         return [now]
-    return [now if f == record.facts.path else now.parent / Path(f).relative_to(was.parent) for f in record.facts.files]
+    return [now if f == facts.path else now.parent / Path(f).relative_to(was.parent) for f in facts.files]
 
 
 def _frame(record: SlideRecord) -> tuple[str, float | None]:

@@ -229,6 +229,9 @@ def _run_facts(encoders: list[EncoderSpec], tiles: list[TileSpec]) -> Iterator[t
         yield "encoder", "; ".join(dict.fromkeys(f"{e.name}, {e.dim}-d, {e.precision}" for e in encoders))
         sizes = dict.fromkeys(f"{t.size_px} px at {t.mpp:g} um/px ({t.size_px * t.mpp:g} um)" for t in tiles)
         yield "tile", "; ".join(sizes)
+        if any(t.stain != "none" for t in tiles):
+            stains = "; ".join(dict.fromkeys(t.stain for t in tiles))
+            yield "stain normalisation", f"{stains} (pictures show the slides' own colours)"
 
 
 def _provenance(encoders: list[EncoderSpec]) -> Iterator[tuple[str, str]]:

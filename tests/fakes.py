@@ -22,7 +22,7 @@ class ArraySlide:
         self.size = Size(pixels.shape[1], pixels.shape[0])
         self.bounds = bounds or Region(0, 0, *self.size)
         self.broken: list[Region] = []
-        self.calls: list[list[Region]] = []  # the regions of every read_many, in the order they came
+        self.calls: list[list[Region]] = []  # the regions of every read_into, in the order they came
         self._lock = threading.Lock()
 
     def overview(self, mpp: float) -> tuple[NDArray[np.uint8], float]:
@@ -32,17 +32,17 @@ class ArraySlide:
         inside = self.pixels[b.y : b.bottom, b.x : b.right]
         return np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_AREA)), px
 
-    def read_many(
-        self, regions: Sequence[Region], size: Size, *, exact: bool = True
-    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def read_into(
+        self, rooms: Sequence[NDArray[np.uint8]], regions: Sequence[Region], *, exact: bool = True
+    ) -> NDArray[np.bool_]:
         with self._lock:
             self.calls.append(list(regions))
         box = _around(regions)
         if any(box.intersection(broken) for broken in self.broken):
             raise SlideUnreadable(f"{self.path}: {box} cannot be decoded.")
-        whole = Region(0, 0, *self.size)
-        tiles = np.stack([self._tile(region, size) for region in regions])
-        return tiles, np.array([region.intersection(whole) != region for region in regions])
+        for room, region in zip(rooms, regions, strict=True):
+            room[:] = self._tile(region, Size(room.shape[1], room.shape[0]))
+        return np.array([not Region(0, 0, *self.size).holds(region) for region in regions])
 
     def _tile(self, region: Region, size: Size) -> NDArray[np.uint8]:
         tile = np.full((region.height, region.width, 3), 255, np.uint8)

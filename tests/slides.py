@@ -11,6 +11,7 @@ import numpy as np
 import tifffile
 import zarr
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsi.geometry import Region, Size
 
@@ -56,6 +57,28 @@ def aperio_svs(path: Path, pixels: Pixels, levels: Sequence[Pixels] = (), *, mpp
     """A TIFF that readers take for an Aperio slide."""
     description = APERIO.format(width=pixels.shape[1], height=pixels.shape[0], mpp=mpp)
     return tiled_tiff(path, pixels, levels, description=description, thumbnail=True, **options)
+
+
+def ome_tiff(path: Path, pixels: Pixels, half: Pixels) -> None:
+    """Two levels, the second as a page below the first."""
+    options = {"photometric": "rgb", "tile": (256, 256), "compression": "jpeg"}
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(pixels, subifds=1, metadata={"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}, **options)
+        tiff.write(half, subfiletype=1, **options)
+
+
+def hamamatsu_vms(folder: Path, pixels: Pixels, mpp: float = 0.5) -> Path:
+    """A slide of several files: a key file that names three JPEGs, which lie beside it."""
+    folder.mkdir()
+    height, width = pixels.shape[:2]
+    for name, step in (("image", 1), ("map", 4), ("macro", 8)):
+        picture = Image.fromarray(pixels[::step, ::step])
+        picture.save(folder / f"{name}.jpg", restart_marker_blocks=5, subsampling=0)
+    sizes = f"PhysicalWidth={width * mpp * 1000:.0f}\nPhysicalHeight={height * mpp * 1000:.0f}\n"
+    counts = "NoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nSourceLens=20\n"
+    files = "ImageFile=image.jpg\nMapFile=map.jpg\nMacroImage=macro.jpg\n"
+    (folder / "a.vms").write_text("[Virtual Microscope Specimen]\n" + counts + files + sizes)
+    return folder / "a.vms"
 
 
 def ome_zarr(

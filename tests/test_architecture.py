@@ -22,7 +22,7 @@ HOMES = {
     "openslide": ("wsi/readers/openslide.py", "pipeline/doctor.py"),
     "tiffslide": ("wsi/readers/tiffslide.py",),
     "tifffile": ("wsi/svs.py", "wsi/readers/fast.py"),
-    "simplejpeg": ("wsi/readers/fast.py",),
+    "simplejpeg": ("wsi/readers/fast.py", "wsi/readers/image.py"),
     "zarr": ("features/store.py", "wsi/readers/omezarr.py"),
     "fsspec": ("wsi/remote.py",),
     "aiohttp": ("wsi/remote.py",),

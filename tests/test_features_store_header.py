@@ -41,7 +41,8 @@ def changed(value: Any) -> Any:
 
 
 def tile_spec_with(name: str) -> TileSpec:
-    value = 0.25 if name == "min_tissue" else changed(getattr(TileSpec(), name))
+    allowed = {"min_tissue": 0.25, "stain": "macenko"}
+    value = allowed.get(name) or changed(getattr(TileSpec(), name))
     return replace(TileSpec(), **{name: value})
 
 
@@ -80,8 +81,9 @@ def test_a_header_survives_json() -> None:
 
 def test_a_field_the_writer_did_not_know_takes_its_default_and_a_missing_or_foreign_one_is_named() -> None:
     attributes = header(lattice(3)).attributes()
-    del attributes["encoder_spec"]["domain"]
-    assert GridHeader.from_attributes(attributes, Path("g")).encoder_spec == ENCODER
+    del attributes["encoder_spec"]["domain"], attributes["tile_spec"]["stain"]
+    found = GridHeader.from_attributes(attributes, Path("g"))
+    assert (found.encoder_spec, found.tile_spec.stain) == (ENCODER, "none")
     foreign = attributes | {"colour_space": "lab"}
     with pytest.raises(GridDamaged, match="colour_space"):
         GridHeader.from_attributes(foreign, Path("g"))

@@ -9,6 +9,7 @@ import pytest
 
 from features.spec import EncoderSpec
 from heads import Bag
+from heads.bag import tile_text
 from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileGrid, TileSpec
 from wsi.errors import UsageError
 from wsi.identity import digest
@@ -70,6 +71,12 @@ def test_what_is_wrong_is_named_with_the_slide(changes, said):
 def test_all_problems_are_told_at_once():
     with pytest.raises(UsageError, match=r"NaN or inf.*not ascending"):
         bag(x=np.full((3, 2), np.nan), cells=[3, 2, 1])
+
+
+def test_a_tile_of_normalised_stains_is_another_tile():
+    told = [tile_text(TileSpec(stain=stain)) for stain in ("none", "macenko", "reinhard")]
+    assert told[:2] == ["224 px at 0.5 um/px", "224 px at 0.5 um/px, stains normalised (macenko)"]
+    assert len(set(told)) == 3
 
 
 def test_from_grid_leaves_unreadable_tiles_out():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from heads import Bag, TrainConfig, checkpoint, concordance_index, load_head, train_head
+from heads.bag import tile_text
 from heads.targets import strata_of
 from heads.training import divide
+from tiling import TileSpec
 from wsi.errors import ArtefactError, EncoderMismatch, StorageError, UsageError
 
 DIM = 32
@@ -242,6 +246,15 @@ def test_a_foreign_bag_is_refused_by_name(cohort, head):
         head.score(bag_like())
     with pytest.raises(UsageError, match="no tiles"):
         head.score(bag_like(x=np.empty((0, DIM))))
+
+
+def test_a_head_of_normalised_stains_refuses_others_and_the_other_way_round(head):
+    plain, normalised = (tile_text(TileSpec(stain=stain)) for stain in ("none", "macenko"))
+    for ours, theirs in ((plain, normalised), (normalised, plain)):
+        trained = replace(head, card=replace(head.card, tile=ours))
+        with pytest.raises(EncoderMismatch, match=re.escape(f"'s9' are {theirs}; this head was trained on {ours}.")):
+            trained.score(bag_like(x=np.ones((2, DIM)), slide_id="s9", tile=theirs))
+        trained.score(bag_like(x=np.ones((2, DIM)), tile=ours))
 
 
 @pytest.mark.parametrize("task", ["classification", "survival", "hazard", "biomarker", "regression"])

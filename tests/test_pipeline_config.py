@@ -52,6 +52,7 @@ def test_every_field_of_every_section_is_dumped() -> None:
         (["tile=3"], ["tile is a section"]),
         (["tile.size_px=0", "encoder.batch_size=64"], ["1 fault(s)"]),
         (["tile.max_upsample=nan"], ["max_upsample"]),
+        (["tile.stain=vahadane"], ["[tile]", "none, macenko or reinhard, not 'vahadane'"]),
         (["zeroshot.label_k=7"], ["label_k = 7 must be one of top_k"]),
         (["tile.mmp=1", "encoder.nmae=x"], ["tile.mmp", "encoder.nmae", "2 fault(s)"]),
     ],

@@ -26,6 +26,7 @@ HOSTILE = [
     "../../x",
     "/etc/passwd",
     "a\nb",
+    "a\0b",
     "-rf",
     "CON",
     "x" * 300,

@@ -342,12 +342,14 @@ def test_a_report_holds_no_grid_and_no_picture_until_a_page_is_written(
     assert report.slides[0].heatmaps[0].scale.colours is report.slides[1].heatmaps[0].scale.colours
 
 
-def test_every_encoder_of_the_folder_is_named(original: Path, out: Path) -> None:
-    config = load_config(settings=['encoder.name="colour"'])
+def test_every_encoder_and_way_with_stains_of_the_folder_is_named(original: Path, out: Path) -> None:
+    assert "stain normalisation" not in page(out)
+    config = load_config(settings=['encoder.name="colour"', "tile.stain=macenko"])
     job = Run(tuple(entries_from([original / "in/b.svs"])), OutputFolder(out), config, None)
     assert [o.status for o in job.outcomes(SerialExecutor(), Quiet())] == ["done"]
     facts = page(out).split("<dt>encoder</dt>", 1)[1][:200]
     assert "demo, " in facts and "colour, 82-d" in facts
+    assert "none; macenko (pictures show the slides&#39; own colours)" in page(out)
 
 
 def test_tiles_that_are_there_are_shown_though_the_slide_has_gone(original: Path, out: Path, tmp_path: Path) -> None:

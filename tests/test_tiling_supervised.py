@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def findable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(HERE), str(HERE.parent))))  # this checkout, too
 
 
 @pytest.fixture
@@ -101,6 +102,15 @@ def test_a_slide_that_aborts_is_one_refused_slide(reader: ReaderProcess, tmp_pat
         read_it()
     assert name in str(caught.value)
     assert reader.open(slide(tmp_path, "calm.svs")).width == 2000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process are read from /proc")
+def test_a_reader_that_dies_leaves_no_core(reader: ReaderProcess, tmp_path: Path) -> None:
+    """One is as large as its memory, and lies in the working folder."""
+    reader.open(slide(tmp_path, "calm.svs"))
+    assert reader._process is not None
+    limits = Path(f"/proc/{reader._process.pid}/limits").read_text().splitlines()
+    assert next(line.split()[4:6] for line in limits if line.startswith("Max core file size")) == ["0", "0"]
 
 
 def test_a_slide_that_hangs_is_stopped_at_the_deadline(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -149,12 +149,12 @@ def test_a_network_that_fails_ends_the_slide_and_marks_no_tile():
 
 
 class Crashing(ArraySlide):
-    def read_many(  # type: ignore[override]
-        self, regions: list[Region], size: Size, *, exact: bool = True
-    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def read_into(
+        self, rooms: Sequence[NDArray[np.uint8]], regions: Sequence[Region], *, exact: bool = True
+    ) -> NDArray[np.bool_]:
         if regions[0].y >= 64:
             raise ReaderCrashed("gone")
-        return super().read_many(regions, size, exact=exact)
+        return super().read_into(rooms, regions, exact=exact)
 
 
 @pytest.mark.usefixtures("small_stretches")
@@ -191,16 +191,16 @@ class Counting(ArraySlide):
         self.taken = self.read = self.most = self.most_px = 0
         self._count = threading.Lock()
 
-    def read_many(  # type: ignore[override]
-        self, regions: list[Region], size: Size, *, exact: bool = True
-    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def read_into(
+        self, rooms: Sequence[NDArray[np.uint8]], regions: Sequence[Region], *, exact: bool = True
+    ) -> NDArray[np.bool_]:
         with self._count:
             self.read += len(regions)
             self.most = max(self.most, self.read - self.taken)
             xs, ys = [r.x for r in regions], [r.y for r in regions]
             box = (max(xs) - min(xs) + regions[0].width) * (max(ys) - min(ys) + regions[0].height)
             self.most_px = max(self.most_px, box)
-        return np.zeros((len(regions), size.height, size.width, 3), np.uint8), np.zeros(len(regions), bool)
+        return np.zeros(len(regions), bool)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(60, 400), (400, 60), (3, 8000)])

@@ -253,3 +253,10 @@ def test_slides_are_closed_and_never_copied() -> None:
             with pytest.raises(TypeError, match="send its path"):
                 attempt(slide)
     assert reader.closed == 1
+
+
+def test_a_region_holds_what_lies_wholly_inside_it() -> None:
+    whole = Region(10, 10, 20, 20)
+    assert whole.holds(whole) and whole.holds(Region(10, 29, 20, 1))
+    for other in (Region(9, 10, 5, 5), Region(10, 9, 5, 5), Region(26, 10, 5, 5), Region(10, 26, 5, 5)):
+        assert not whole.holds(other)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
-from slides import FormulaReader, aperio_svs, noise, tiled_tiff
+from slides import FormulaReader, aperio_svs, hamamatsu_vms, noise, tiled_tiff
 
 import wsi.identity
 import wsi.opening
@@ -74,6 +75,23 @@ def test_a_copy_that_broke_off_is_called_so(percent: int, options: dict[str, obj
     assert "copy it again" in caught.value.hint and str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("bigtiff", [False, True], ids=["classic", "big"])
+def test_a_copy_that_was_given_its_length_first_is_called_so(bigtiff: bool, tmp_path: Path) -> None:
+    """Scanners write the index last: where a copy broke off in an allocated file, there are zeros in its place."""
+    path = tiled_tiff(tmp_path / "a.tif", noise(900, 1100), [noise(450, 550)], bigtiff=bigtiff)
+    second = index_of(path, 1)
+    content = path.read_bytes()
+    path.write_bytes(content[:second] + bytes(len(content) - second))
+    with pytest.raises(SlideTruncated, match=rf"nothing at byte {second:,}, where its index points to.*copy it again"):
+        open_slide(path)
+
+
+def index_of(path: Path, page: int) -> int:
+    """Where the directory of a page begins."""
+    with tifffile.TiffFile(path) as tiff:
+        return tiff.pages[page].offset
+
+
 def test_big_endian_is_understood(tmp_path: Path) -> None:
     whole = tiled_tiff(tmp_path / "a.tif", noise(300, 300)).read_bytes()
     (tmp_path / "b.tif").write_bytes(struct.pack(">2sHI", b"MM", 42, 1 << 20) + whole[8:])
@@ -88,10 +106,14 @@ def test_big_endian_is_understood(tmp_path: Path) -> None:
         (tiff(page(2**31, 2**31)), "2147483648 x 2147483648"),
         (tiff(page(65_535, 900)), "58,981,500 pixels in"),
         (tiff(page(16, 16, tile=2**20)), "tile or strip of 1048576 x 1048576"),
+        (tiff(page(16, 16, tile=0)), "tile or strip of 0 x 0"),
+        (tiff(page(257, 513)), "is made of 6 tiles or strips, of which its index names 1:"),
+        (tiff(page(256, 256) | {277: 3, 284: 2}), "is made of 3 tiles or strips, of which its index names 1:"),
         (tiff(*[page(1, 1)] * 4_200), "more than 4096 pages"),
-        (tiff(page(30_000, 30_000), following=8), "900,000,000 pixels in"),
+        (tiff(page(16, 16), page(8, 8), following=8), "leads in a circle"),
+        (tiff(page(16, 16), page(8, 8), following=134), "leads in a circle"),
     ],
-    ids=["30k", "2^31", "wide", "giant tile", "pages", "loop"],
+    ids=["30k", "2^31", "wide", "giant tile", "no tile", "left out", "planes", "pages", "circle", "itself"],
 )
 def test_bombs_are_refused_before_any_library_sees_them(
     content: bytes, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,9 +125,10 @@ def test_bombs_are_refused_before_any_library_sees_them(
         open_slide(path)
 
 
-def test_a_page_that_leads_back_is_no_endless_loop(tmp_path: Path) -> None:
-    path = tmp_path / "loop.tif"
-    path.write_bytes(tiff(page(16, 16), page(8, 8), following=8))
+def test_a_page_that_several_point_to_is_one(tmp_path: Path) -> None:
+    second = 8 + 2 + 12 * 11 + 4  # where it begins, behind eleven entries
+    path = tmp_path / "shared.tif"
+    path.write_bytes(tiff(page(16, 16) | {330: second}, page(8, 8)))
     assert [found.size for found in read_pages(path)] == [Size(16, 16), Size(8, 8)]
 
 
@@ -160,7 +183,12 @@ def test_a_reader_of_your_own_is_closed_when_the_slide_is_refused(
         ("short.tif", b"II*\0", SlideTruncated, "ends at byte 4, but its index points to byte 8"),
         ("half.png", b"\x89PNG\r\n\x1a\n" + bytes(20), SlideUnsupported, "half.png cannot be opened"),
         ("half.jpg", b"\xff\xd8\xff\xe0" + bytes(20), SlideUnsupported, "half.jpg cannot be opened"),
-        ("alone.mrxs", b"\xff\xd8\xff\xe0" + bytes(20), SlideUnsupported, "Unsupported or missing"),
+        (
+            "alone.mrxs",
+            b"\xff\xd8\xff\xe0" + bytes(20),
+            SlideMissing,
+            r"its folder .*/alone is not there\. .* copy both",
+        ),
     ],
 )
 def test_what_is_no_slide(name: str, content: bytes, kind: type[SlideError], sentence: str, tmp_path: Path) -> None:
@@ -335,6 +363,21 @@ def test_companions_count_as_the_slide(tmp_path: Path) -> None:
     assert names("a.mrxs") == ["a.mrxs", "a/Data0000.dat", "a/Slidedat.ini"]
     assert names("c.vms") == ["c.vms", "c_1.jpg", "c_2.jpg"]
     assert names("d.jpg") == ["d.jpg"]
+
+
+@pytest.mark.parametrize("lost", ["image.jpg", "map.jpg", "macro.jpg"])
+def test_a_slide_without_one_of_its_files_is_refused_by_name(lost: str, tmp_path: Path) -> None:
+    path = hamamatsu_vms(tmp_path / "slide", noise(640, 800))
+    with open_slide(path) as slide:
+        assert slide.size == Size(800, 640) and lost in [file.name for file in slide.files]
+        whole = slide.fingerprint
+    content = (tmp_path / "slide" / lost).read_bytes()
+    (tmp_path / "slide" / lost).unlink()
+    with pytest.raises(SlideUnreadable, match=rf"a\.vms cannot be opened .*{lost}: No such file.* Copy it again"):
+        open_slide(path)
+    (tmp_path / "slide" / lost).write_bytes(content + b"\0")
+    with open_slide(path) as slide:
+        assert slide.fingerprint != whole
 
 
 def test_fingerprint_tells_a_replaced_slide(tmp_path: Path) -> None:

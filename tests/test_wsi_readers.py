@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 from slides import aperio_svs, damage_tile, forget_tile, noise, ome_zarr, tiled_tiff
 
 from wsi import Region, Size, Slide, open_slide
-from wsi.errors import SlideUnreadable, SlideUnsupported
+from wsi.errors import SlideImplausible, SlideUnreadable, SlideUnsupported
 from wsi.readers import openslide as openslide_adapter
+from wsi.readers import unreadable, unsupported
 
 READERS = ("fast", "openslide", "tiffslide", "image", "omezarr")
 TIFF_READERS = ("openslide", "tiffslide")
@@ -297,12 +298,13 @@ def test_a_file_that_is_gone_while_it_is_read_is_not_of_an_unknown_format(tmp_pa
 def test_a_tile_that_the_index_does_not_name_is_not_black_tissue(tmp_path: Path) -> None:
     path = tiled_tiff(tmp_path / "a.tif", PIXELS, compression="webp")
     with tifffile.TiffFile(path) as tiff:
-        count, order = tiff.pages[0].tags["TileOffsets"].offset + 4, tiff.byteorder
-    with open(path, "r+b") as f:
-        f.seek(count)
-        f.write(struct.pack(f"{order}I", 5))
-    with pytest.raises(SlideUnsupported, match="5 of 12 tiles"):
-        open_slide(path, reader="tiffslide")
+        entry, order = tiff.pages[0].tags["TileOffsets"].offset, tiff.byteorder
+    for kind, error, told in ((4, SlideImplausible, "names 5:"), (9, SlideUnsupported, "names 5 of 12 tiles")):
+        with open(path, "r+b") as f:
+            f.seek(entry + 2)
+            f.write(struct.pack(f"{order}HI", kind, 5))  # 9 is signed: the index is not checked before it is read
+        with pytest.raises(error, match=told):
+            open_slide(path, reader="tiffslide")
 
 
 @pytest.mark.parametrize("orientation", range(10))
@@ -373,3 +375,43 @@ def test_grey_tiff_becomes_rgb(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "grey.tif", grey, tile=(256, 256), photometric="minisblack")
     with open_slide(tmp_path / "grey.tif", reader="tiffslide") as slide:
         np.testing.assert_array_equal(slide.read(Region(0, 0, 300, 300)), np.repeat(grey[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "restart_marker_blocks": 4}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_whole_jpeg_has_the_pixels_of_pillow(mode: str, options: dict[str, int], tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).convert(mode).save(tmp_path / "a.jpg", **options)
+    with open_slide(tmp_path / "a.jpg") as slide, Image.open(tmp_path / "a.jpg") as image:
+        assert np.array_equal(slide.read(Region(0, 0, *slide.size)), image.convert("RGB"))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_picture_that_is_replaced_before_it_is_read_is_no_other_picture(name: str, tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / name)
+    with open_slide(tmp_path / name) as slide:
+        Image.fromarray(PIXELS[:300]).save(tmp_path / name)
+        with pytest.raises(SlideUnreadable, match="it has become one of 900 x 300 px"):
+            slide.read(Region(0, 0, *slide.size))
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "half"])
+def test_a_damaged_jpeg_is_no_grey_picture(damage: str, tmp_path: Path) -> None:
+    """Pillow fills in grey what it cannot decode, and says nothing of it."""
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg")
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    middle = len(content) // 2
+    if damage == "overwritten":
+        content[middle : middle + 4000] = b"\xff\xd9" * 2000
+    else:
+        del content[middle:]
+    (tmp_path / "a.jpg").write_bytes(content)
+    with open_slide(tmp_path / "a.jpg") as slide, pytest.raises(SlideUnreadable, match="its picture cannot be decoded"):
+        slide.read(Region(0, 0, *slide.size))
+
+
+def test_what_libraries_quote_of_damaged_bytes_can_be_shown() -> None:
+    told = unreadable(Path("a.dcm"), "its header", ValueError("kind '\x07\x1b[2J\x92',\nnot 'US'"))
+    assert told.message == r"a.dcm: its header cannot be decoded (kind '\x07\x1b[2J\x92', not 'US')."
+    assert unsupported(Path("a"), KeyError(330)).reason == "KeyError 330"  # type: ignore[attr-defined]
+    assert unsupported(Path("a"), ZeroDivisionError()).reason == "ZeroDivisionError"  # type: ignore[attr-defined]
+    assert len(str(unsupported(Path("a"), "x" * 5000))) < 500

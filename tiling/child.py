@@ -22,11 +22,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tiling.annotations import Annotations, read_annotations
+from tiling.drawn import drawn_mask
 from tiling.frames import receive, send
-from tiling.grid import TileGrid, TileSpec, check_detail
+from tiling.grid import TileGrid, TileSpec, TissueMask, check_detail
+from tiling.normalisation import StainNormaliser
+from tiling.stainfit import fitted_normaliser
 from tiling.tiles import read_tiles
 from tiling.tissue import TissueConfig, brightfield, detect_tissue
-from wsi.errors import ReaderMemory, ToolkitError
+from wsi.errors import ReaderMemory, TissueInvalid, ToolkitError
 from wsi.facts import SlideFacts
 from wsi.geometry import Region, Size
 from wsi.location import Location, located, without_secrets
@@ -46,6 +50,8 @@ class Child:
         self.path: Location = Path()
         self.slide: Any = None
         self.grid: TileGrid | None = None
+        self.normaliser: StainNormaliser | None = None
+        self.drawn: Annotations | None = None
 
     def serve(self) -> None:
         while True:
@@ -81,17 +87,36 @@ class Child:
         self.slide = open_slide(self.path, reader=request["reader"], mpp=mpp)
         return SlideFacts.of(self.slide)
 
+    def do_annotations(self, request: dict[str, Any]) -> None:
+        """path -> digest of the areas drawn in it, which are kept for `do_prepare`."""
+        self.path = path = Path(request["path"])
+        self.drawn = read_annotations(path)
+        send(self.outbox, {"digest": self.drawn.digest})
+
+    def _tissue(self, request: dict[str, Any]) -> tuple[TissueMask, tuple[str, ...]]:
+        config = TissueConfig(**request["tissue"])
+        if request["drawn"] is None:
+            return detect_tissue(self.slide, config), ()
+        path, digest = request["drawn"]
+        if self.drawn is None or (str(self.drawn.path), self.drawn.digest) != (path, digest):
+            self.drawn = read_annotations(path)
+        if self.drawn.digest != digest:
+            raise TissueInvalid(f"{path}: it was changed during the run.", hint="Run again.", path=path)
+        mask, notes = drawn_mask(self.slide, self.drawn, config)
+        return mask, (f"Tissue as drawn in {self.drawn.path.name}, not detected.", *notes)
+
     def do_prepare(self, request: dict[str, Any]) -> None:
-        """tissue, tile, thumbnail_px -> thumbnail, tissue mask and grid of the open slide."""
+        """tissue, drawn, tile, thumbnail_px -> thumbnail, tissue mask and grid of the open slide."""
         slide, spec = self.slide, TileSpec(**request["tile"])
         check_detail(slide, spec)  # before pixels: the overview of a slide with a wrong mpp may be endless
         thumbnail = slide.thumbnail(request["thumbnail_px"])
-        mask = detect_tissue(slide, TissueConfig(**request["tissue"]))
+        mask, notes = self._tissue(request)
         self.grid = grid = TileGrid.over(slide, mask, spec)
+        self.normaliser = fitted_normaliser(slide, grid)  # before any tile is asked for: a slide may be refused for it
         header = {
             "mask": {"px": mask.px, "origin": mask.origin},
             "grid": {"origin": grid.origin, "span_px": grid.span_px, "stride_px": grid.stride_px},
-            "notes": [] if brightfield(thumbnail) else [NOT_BRIGHTFIELD],
+            "notes": [*notes, *([] if brightfield(thumbnail) else [NOT_BRIGHTFIELD])],
         }
         arrays = {"thumbnail": thumbnail, "inside": mask.inside, "keep": grid.keep, "fraction": grid.tissue_fraction}
         send(self.outbox, header, arrays)
@@ -103,10 +128,8 @@ class Child:
         shape = (request["slots"], request["batch_size"], size, size, 3)
         with _mapped(self.ring, shape) as slots:
             free = list(range(len(slots)))
-            batches = read_tiles(
-                self.slide, self.grid, request["batch_size"], threads=request["threads"], start=request["start"]
-            )
-            for batch in batches:
+            how = {key: request[key] for key in ("batch_size", "threads", "start")}
+            for batch in read_tiles(self.slide, self.grid, **how, normaliser=self.normaliser):
                 while not free:
                     free.append(receive(self.inbox)[0]["free"])
                 slot = free.pop()
@@ -132,7 +155,7 @@ class Child:
     def close_slide(self) -> None:
         if self.slide is not None:
             self.slide.close()
-        self.slide = self.grid = None
+        self.slide = self.grid = self.normaliser = None
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -161,6 +184,7 @@ def main(argv: list[str]) -> None:
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     inbox, outbox, ring, memory = (int(a) for a in argv)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # or each damaged slide may leave gigabytes in the working folder
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what C libraries print belongs to the log, not to the frames

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from wsi.errors import MppTooCoarse
 from wsi.geometry import Region, round_px
 
+STAINS = "none", "macenko", "reinhard"  # ways to normalise stains
+
 READ_OK, READ_PADDED, READ_FAILED = 0, 1, 2  # read_status: as asked; white beyond the slide's edge; not decodable
 
 
@@ -25,6 +27,7 @@ class TileSpec:
     min_tissue: float = 0.5  # a tile is kept if at least this share of its area is tissue; 0 keeps every tile
     exact: bool = False  # True: pixels are always means of all the slide's; False: readers may scale in decoding
     max_upsample: float = 1.05  # a slide coarser than mpp x this is refused: pixels are not invented in silence
+    stain: str = "none"  # macenko, reinhard: colours of every slide are brought to those of one reference
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.mpp):
@@ -35,6 +38,8 @@ class TileSpec:
             raise ValueError(f"min_tissue is a share between 0 and 1, not {self.min_tissue}")
         if not 1 <= self.max_upsample < math.inf:  # NaN is neither
             raise ValueError(f"max_upsample is a factor of at least 1, not {self.max_upsample}")
+        if self.stain not in STAINS:
+            raise ValueError(f"stain is {', '.join(STAINS[:-1])} or {STAINS[-1]}, not {self.stain!r}")
 
 
 def check_detail(slide: Any, spec: TileSpec) -> None:
@@ -137,8 +142,11 @@ class TileGrid:
 
     def region(self, cell: int) -> Region:
         """The square a cell covers, in level-0 pixels; at the slide's edge it may reach beyond it."""
-        x, y = self.coords_of(np.array([cell]))[0]
-        return Region(int(x), int(y), self.span_px, self.span_px)
+        return self.regions(np.array([cell]))[0]
+
+    def regions(self, cells: NDArray[np.int64]) -> list[Region]:
+        """As `region`, of every cell."""
+        return [Region(x, y, self.span_px, self.span_px) for x, y in self.coords_of(cells).tolist()]
 
     def paint(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Per-tile values (N,) laid out as (rows, cols) float32; cells that were not kept are NaN."""

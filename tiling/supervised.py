@@ -70,6 +70,15 @@ class Preparation:
     tissue: TissueConfig
     tile: TileSpec
     thumbnail_px: int = 1024
+    drawn: DrawnFile | None = None  # tissue is taken from it, not detected
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnFile:
+    """A file of tissue areas, and the digest they had when it was first read."""
+
+    path: Path
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,10 +126,20 @@ class ReaderProcess:
         self._facts = SlideFacts.from_json(header["facts"])
         return self._facts
 
+    def annotations(self, path: Path) -> DrawnFile:
+        """Reads a GeoJSON file of tissue areas in the child: it may come from anywhere. Needs no open slide.
+
+        Raises TissueInvalid for a file that cannot be used.
+        """
+        self._path = str(path)
+        self._start()
+        return DrawnFile(path, self._ask({"do": "annotations", "path": str(path)})[0]["digest"])
+
     def prepare(self, wanted: Preparation) -> PreparedSlide:
         """Thumbnail, tissue and grid of the open slide."""
         assert self._facts is not None, "open a slide first"
-        request = {"do": "prepare", "thumbnail_px": wanted.thumbnail_px}
+        drawn = None if wanted.drawn is None else (str(wanted.drawn.path), wanted.drawn.digest)
+        request = {"do": "prepare", "thumbnail_px": wanted.thumbnail_px, "drawn": drawn}
         header, arrays = self._ask({**request, "tissue": asdict(wanted.tissue), "tile": asdict(wanted.tile)})
         mask = TissueMask(arrays["inside"], header["mask"]["px"], tuple(header["mask"]["origin"]))
         place = header["grid"]

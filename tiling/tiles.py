@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileBatch, TileGrid
-from wsi.errors import SlideImplausible, SlideUnreachable, SlideUnreadable, UsageError
-from wsi.geometry import Size
+from tiling.cells import read_cells
+from tiling.grid import READ_FAILED, TileBatch, TileGrid
+from tiling.normalisation import StainNormaliser
+from tiling.stainfit import fitted_normaliser
 
 STRETCH_BYTES = 32 * 2**20  # pixels of tiles that are read, or being read, as one: 222 of PLIP's
 BLOCK_BYTES = 4 * 2**20  # pixels of tiles read in one go: 27 of PLIP's
@@ -24,24 +25,36 @@ Indices = NDArray[np.int64]
 
 
 def read_tiles(
-    slide: Any, grid: TileGrid, batch_size: int = 64, *, threads: int = 2, start: int = 0
+    slide: Any,
+    grid: TileGrid,
+    batch_size: int = 64,
+    *,
+    threads: int = 2,
+    start: int = 0,
+    normaliser: StainNormaliser | None = None,
 ) -> Iterator[TileBatch]:
     """The kept tiles from index `start` on, lazily and in order, in batches of `batch_size` (the last may have fewer).
 
-    Cells that lie together are read together (`slide.read_many`, from `threads` threads at a time). What cannot be
+    Cells that lie together are read together (`slide.read_into`, from `threads` threads at a time). What cannot be
     decoded together is read again tile by tile; a tile that fails by itself has status READ_FAILED and black pixels,
     the others are kept. Tiles depend neither on `threads` nor on `batch_size` nor on `start`.
 
-    Raises SlideImplausible from the iterator where a single tile is more than the slide reads in one call: a coarse
-    tile of a slide without coarse levels.
+    Where `grid.spec.stain` says so, stains are normalised by the same threads, by `normaliser` where
+    `fitted_normaliser(slide, grid)` is at hand, else by one that is fitted first.
+
+    Raises from the iterator SlideImplausible where a single tile is more than the slide reads in one call (a coarse
+    tile of a slide without coarse levels), StainsUnfit where stains cannot be normalised.
 
     Memory, whatever the size of the slide: three stretches of at most 32 MiB (or one tile) each, one batch, and what
-    `threads` calls of `read_many` hold, each for at most 4 MiB of tiles and 2^25 level-0 px (or one tile). Other
-    errors than SlideUnreadable are raised from the iterator; then, and when it is closed, the threads end.
+    `threads` calls of `read_into` hold, each for at most 4 MiB of tiles and 2^25 level-0 px (or one tile). A batch may
+    be a view of its stretch: copy what is kept for long. Other errors than SlideUnreadable are raised from the
+    iterator; then, and when it is closed, the threads end.
     """
     if batch_size < 1 or threads < 1 or start < 0:
         raise ValueError(f"batch_size and threads are at least 1, start at least 0: {batch_size}, {threads}, {start}")
-    return _threaded(_Source(slide, grid, grid.cells), batch_size, threads, start)
+    if normaliser is not None and normaliser.method != grid.spec.stain:
+        raise ValueError(f"the grid asks for stain {grid.spec.stain!r}, the normaliser does {normaliser.method!r}")
+    return _threaded(_Source(slide, grid, grid.cells, normaliser), batch_size, threads, start)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +62,7 @@ class _Source:
     slide: Any
     grid: TileGrid
     cells: Indices  # (N,) of all kept tiles
+    normaliser: StainNormaliser | None  # None: pixels are as they are
 
     @property
     def tile_bytes(self) -> int:
@@ -68,8 +82,11 @@ class _Stretch:
     @classmethod
     def empty(cls, source: _Source, first: int, last: int) -> _Stretch:
         n, size = last - first, source.grid.spec.size_px
-        pixels = np.zeros((n, size, size, 3), np.uint8)
+        pixels = np.empty((n, size, size, 3), np.uint8)
         return cls(first, source.cells[first:last], pixels, np.full(n, READ_FAILED, np.uint8), [])
+
+    def part(self, first: int, last: int) -> TileBatch:
+        return TileBatch(self.pixels[first:last], self.cells[first:last], self.status[first:last])
 
     def wait(self) -> None:
         for read in self.reads:
@@ -77,6 +94,8 @@ class _Stretch:
 
 
 def _threaded(source: _Source, batch_size: int, threads: int, start: int) -> Iterator[TileBatch]:
+    if source.normaliser is None:
+        source = replace(source, normaliser=fitted_normaliser(source.slide, source.grid, threads=threads))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
     try:
         yield from _batches(_one_ahead(_begun(pool, source, start)), batch_size, start, len(source.cells))
@@ -105,25 +124,22 @@ def _one_ahead(stretches: Iterator[_Stretch]) -> Iterator[_Stretch]:
 
 
 def _batches(stretches: Iterator[_Stretch], size: int, start: int, stop: int) -> Iterator[TileBatch]:
-    """Tiles `start` to `stop` in batches of `size`, copied: a batch keeps no stretch alive."""
-    room: TileBatch | None = None
-    filled = 0
+    """Tiles `start` to `stop` in batches of `size`: a view of a stretch, or a copy where a batch reaches over two."""
+    parts: list[TileBatch] = []
     for stretch in stretches:
         at = max(0, start - stretch.first)
         while at < len(stretch.cells):
-            if room is None:
-                room, filled = _room(min(size, stop - stretch.first - at), stretch), 0
-            n = min(len(room) - filled, len(stretch.cells) - at)
-            for name in ("pixels", "cells", "status"):
-                getattr(room, name)[filled : filled + n] = getattr(stretch, name)[at : at + n]
-            filled, at = filled + n, at + n
-            if filled == len(room):
-                yield room
-                room = None
+            wanted = min(size, stop - start) - sum(map(len, parts))
+            parts.append(stretch.part(at, at + wanted))
+            at += len(parts[-1])
+            if len(parts[-1]) == wanted:
+                batch = parts[0] if len(parts) == 1 else _joined(parts)
+                start, parts = start + len(batch), []
+                yield batch
 
 
-def _room(n: int, like: _Stretch) -> TileBatch:
-    return TileBatch(np.empty((n, *like.pixels.shape[1:]), np.uint8), np.empty(n, np.int64), np.empty(n, np.uint8))
+def _joined(parts: list[TileBatch]) -> TileBatch:
+    return TileBatch(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("pixels", "cells", "status")))
 
 
 def _stretches(source: _Source) -> Iterator[tuple[int, int]]:
@@ -172,27 +188,10 @@ def _is_dense(row: Indices, col: Indices, grid: TileGrid) -> bool:
 
 
 def _read(source: _Source, stretch: _Stretch, tiles: Indices) -> None:
-    """Reads the tiles of these indices into the stretch; what cannot be decoded stays black and READ_FAILED.
-
-    A server or network that fails is another matter: the next run may well read those tiles, so the slide ends here.
-    """
-    size = Size(source.grid.spec.size_px, source.grid.spec.size_px)
-    try:
-        regions = [source.grid.region(int(c)) for c in stretch.cells[tiles]]
-        pixels, padded = source.slide.read_many(regions, size, exact=source.grid.spec.exact)
-    except SlideUnreachable:
-        raise
-    except SlideUnreadable:
-        if len(tiles) > 1:
-            for i in range(len(tiles)):
-                _read(source, stretch, tiles[i : i + 1])
-        return
-    except UsageError as error:  # blocks are far smaller: it is one tile, and other slides may have a level for it
-        span = source.grid.span_px
-        raise SlideImplausible(
-            f"{source.slide.path}: a tile covers {span:,} x {span:,} px, and no coarser level spares reading them all.",
-            hint="Convert it to a pyramidal TIFF, or ask for finer tiles with --set tile.mpp.",
-            path=str(source.slide.path),
-        ) from error
-    stretch.pixels[tiles] = pixels
-    stretch.status[tiles] = np.where(padded, READ_PADDED, READ_OK)
+    """Reads the tiles of these indices into the stretch; what cannot be decoded stays black and READ_FAILED."""
+    status = read_cells(source.slide, source.grid, stretch.cells[tiles], [stretch.pixels[i] for i in tiles])
+    if source.normaliser is not None:
+        pixels = source.normaliser.apply(stretch.pixels[tiles])
+        pixels[status == READ_FAILED] = 0
+        stretch.pixels[tiles] = pixels
+    stretch.status[tiles] = status

@@ -13,13 +13,15 @@
     ├── SlideError            slide           exit 3   one slide is refused, the batch goes on
     │   ├── SlideMissing      slide_missing            no such file, or not readable by this user
     │   ├── SlideUnsupported  slide_unsupported        not a slide in any format known here
-    │   ├── SlideTruncated    slide_truncated          the file ends before its own index says so
+    │   ├── SlideTruncated    slide_truncated          the file ends, or is zeros, before its own index says so
     │   ├── SlideUnreadable   slide_unreadable         its pixels cannot be decoded, or its storage fails
     │   │   └── SlideUnreachable  slide_unreachable        its server or the network fails: it may go well next time
     │   ├── SlideImplausible  slide_implausible        declared sizes that its length or its mpp rules out
     │   ├── MppMissing        mpp_missing              no physical resolution
     │   ├── MppImplausible    mpp_implausible          outside 0.05-20 um/px
     │   ├── MppTooCoarse      mpp_too_coarse           asked-for mpp is finer than the slide has
+    │   ├── StainsUnfit       stains_unfit             stains asked to be normalised that cannot be told apart
+    │   ├── TissueInvalid     tissue_invalid           the file with its tissue cannot be used
     │   ├── FeaturesInvalid   features_invalid         the encoder gave NaN, or more than float16 can hold
     │   ├── ReaderCrashed     reader_crashed           the reader process died
     │   ├── ReaderTimeout     reader_timeout           the reader process stopped answering
@@ -138,6 +140,14 @@ class MppImplausible(SlideError):
 
 class MppTooCoarse(SlideError):
     code = "mpp_too_coarse"
+
+
+class StainsUnfit(SlideError):
+    code = "stains_unfit"
+
+
+class TissueInvalid(SlideError):
+    code = "tissue_invalid"
 
 
 class FeaturesInvalid(SlideError):

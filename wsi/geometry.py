@@ -47,6 +47,11 @@ class Region:
         right, bottom = min(self.right, other.right), min(self.bottom, other.bottom)
         return Region(x, y, right - x, bottom - y) if right > x and bottom > y else None
 
+    def holds(self, other: Region) -> bool:
+        """Whether all of the other lies inside this one."""
+        inside = self.x <= other.x and self.y <= other.y
+        return inside and other.x + other.width <= self.x + self.width and other.bottom <= self.bottom
+
 
 @dataclass(frozen=True, slots=True)
 class Level:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi.errors import SlideError, SlideUnreadable, SlideUnsupported, UsageError
+from wsi.errors import SlideError, SlideMissing, SlideUnreadable, SlideUnsupported, UsageError
 from wsi.files import count_bytes
 from wsi.limits import bytes_needed, check_levels
 from wsi.location import Location, RemoteFile, located
@@ -186,6 +186,12 @@ def _own_reader(name: str) -> Callable[[Location], Reader]:
 
 def _refused(file: Path, head: bytes, refusals: Mapping[str, SlideError]) -> SlideError:
     """One error for all the readers that were tried."""
+    from wsi.readers.companions import companion_folder
+
+    folder = companion_folder(file)
+    if folder is not None and not folder.is_dir():
+        hint = "Such a slide is a file and a folder of one name: copy both."
+        return SlideMissing(f"{file} cannot be read: its folder {folder} is not there.", hint=hint, path=str(file))
     damaged = [refusal for refusal in refusals.values() if not isinstance(refusal, SlideUnsupported)]
     if not damaged and is_text(head):
         return text_page(file, head)

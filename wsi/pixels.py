@@ -25,9 +25,9 @@ def on_white(pixels: Pixels) -> Pixels:
 
 def crop(pixels: Pixels, held: Region, box: Region) -> Pixels:
     """`box` out of `pixels`, which show the rectangle `held`; white where they do not reach. A view if they do."""
-    part = box.intersection(held)
-    if part == box:
+    if held.holds(box):
         return pixels[box.y - held.y : box.bottom - held.y, box.x - held.x : box.right - held.x]
+    part = box.intersection(held)
     padded = np.full((box.height, box.width, 3), 255, np.uint8)
     if part is not None:
         padded[part.y - box.y : part.bottom - box.y, part.x - box.x : part.right - box.x] = crop(pixels, held, part)
@@ -48,3 +48,14 @@ def resize(pixels: Pixels, size: Size) -> Pixels:
     if smaller != (size.width, size.height):
         pixels = np.asarray(cv2.resize(pixels, tuple(size), interpolation=cv2.INTER_CUBIC), np.uint8)
     return pixels
+
+
+def resize_into(room: Pixels, pixels: Pixels) -> None:
+    """As `resize`, to the size of `room`, a contiguous (h, w, 3), which is filled."""
+    height, width = room.shape[:2]
+    if pixels.shape == room.shape:
+        room[:] = pixels
+    elif height <= pixels.shape[0] and width <= pixels.shape[1]:
+        cv2.resize(pixels, (width, height), dst=room, interpolation=cv2.INTER_AREA)
+    else:
+        room[:] = resize(pixels, Size(width, height))

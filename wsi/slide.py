@@ -111,15 +111,28 @@ class Slide:
         """
         import numpy as np
 
+        tiles = np.empty((len(regions), size.height, size.width, 3), np.uint8)
+        return tiles, self.read_into(list(tiles), regions, exact=exact)
+
+    def read_into(
+        self, rooms: Sequence[NDArray[np.uint8]], regions: Sequence[Region], *, exact: bool = True
+    ) -> NDArray[np.bool_]:
+        """As `read_many`, each region's pixels into its own room, a contiguous uint8 (h, w, 3); gives padded (n,)."""
+        import numpy as np
+
+        from wsi.pixels import crop, resize_into
+
+        size = Size(rooms[0].shape[1], rooms[0].shape[0])
         level = self._level_for(regions, size)
         boxes = [self._box(region, level) for region in regions]
-        factors = np.array([1 if exact else self._reduction(box, size) for box in boxes])
-        tiles = np.empty((len(boxes), size.height, size.width, 3), np.uint8)
-        for factor in np.unique(factors).tolist():
-            at = np.flatnonzero(factors == factor)
-            for i, tile in zip(at, self._resampled([boxes[i] for i in at], level, factor, size), strict=True):
-                tiles[i] = tile
-        return tiles, np.array([region.intersection(self._whole) != region for region in regions])
+        factors = [1 if exact else self._reduction(box, size) for box in boxes]
+        for factor in set(factors):
+            at = [i for i, own in enumerate(factors) if own == factor]
+            scaled = [_scaled(boxes[i], factor) for i in at]
+            pixels, held = self._read_box(_around(scaled), level, factor)
+            for i, box in zip(at, scaled, strict=True):
+                resize_into(rooms[i], crop(pixels, held, box))
+        return np.array([not self._whole.holds(region) for region in regions])
 
     def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
         """uint8 (h, w, 3) RGB of `bounds`, its longer side `max_px`, or less if the slide has no more pixels.
@@ -203,15 +216,6 @@ class Slide:
         fit = (factor for factor in self._reductions if factor <= wanted and not any(edge % factor for edge in edges))
         return next(fit, 1)
 
-    def _resampled(self, boxes: list[Region], level: int, factor: int, size: Size) -> Iterator[NDArray[np.uint8]]:
-        """Each box of the level, read together with the others at a scale of 1 / factor, at `size`."""
-        from wsi.pixels import crop, resize
-
-        scaled = [Region(b.x // factor, b.y // factor, b.width // factor, b.height // factor) for b in boxes]
-        pixels, held = self._read_box(_around(scaled), level, factor)
-        for box in scaled:
-            yield resize(crop(pixels, held, box), size)
-
     def _read_box(self, box: Region, level: int, factor: int = 1) -> tuple[NDArray[np.uint8], Region]:
         """RGB of what lies inside the level, and the box it fills: (0, 0, 3) and an empty one if nothing does.
 
@@ -267,6 +271,10 @@ def _along(start: int, span: int, downsample: float, whole: int) -> tuple[int, i
     if start >= 0 and start + span <= whole:
         first = min(first, round_px(whole / downsample) - length)
     return first, length
+
+
+def _scaled(box: Region, factor: int) -> Region:
+    return Region(box.x // factor, box.y // factor, box.width // factor, box.height // factor)
 
 
 def _around(boxes: Sequence[Region]) -> Region:

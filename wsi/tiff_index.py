@@ -22,10 +22,11 @@ MAX_PAGES = 4096
 _WIDTH, _HEIGHT, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 278, 322, 323
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325
 _SUB_PAGES = 330
+_SAMPLES, _PLANES, _APART = 277, 284, 2  # samples of a pixel; whether red, green and blue are tiles of their own
 _NDPI_VERSION = 65420  # Hamamatsu: a level is one strip with restart markers, decoded in part
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SIZES = (_WIDTH, _HEIGHT, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_HEIGHT)
-_NEEDED = frozenset((*_SIZES, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _SUB_PAGES, _NDPI_VERSION))
+_NEEDED = frozenset((*_SIZES, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _SUB_PAGES, _SAMPLES, _PLANES, _NDPI_VERSION))
 _UNSIGNED = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 
@@ -35,6 +36,8 @@ class Page:
 
     size: Size
     segment: Size | None  # of a tile or strip, which decoders take into memory whole; None if they need not
+    segments: int = 0  # how many it takes to fill the image
+    named: int = 0  # how many the index names
 
 
 class _Layout(NamedTuple):
@@ -61,8 +64,10 @@ def is_tiff(head: bytes) -> bool:
 def read_pages(path: Path) -> tuple[Page, ...]:
     """All images of a TIFF file, sub-images (SubIFDs) included.
 
-    Raises SlideTruncated if the index, or anything it points to, lies beyond the end of the file, and
-    SlideImplausible if it names too many pages. A page that points back at another is visited once.
+    Raises SlideTruncated if the index, or anything it points to, lies beyond the end of the file, or if there is
+    nothing where it points, as in the zeros of a copy that was given its full length first. Raises SlideImplausible if
+    it names too many pages, or leads in a circle: tifffile would follow that for ever. A page that several others point
+    to is visited once.
     """
     with open(path, "rb") as f:
         return tuple(_Index(path, f, path.stat().st_size).pages())
@@ -72,9 +77,24 @@ def check_index(path: Location, file: IO[bytes], n_bytes: int) -> None:
     """Raises SlideTruncated or SlideImplausible for an index that a file of `n_bytes`, at its start, cannot have."""
     pages = tuple(_Index(path, file, n_bytes).pages())
     check_sizes(path, [page.size for page in pages], n_bytes)
-    for segment in (page.segment for page in pages if page.segment is not None):
-        if segment.width * segment.height > MAX_SEGMENT_PX:
-            raise implausible(path, f"declares a tile or strip of {segment.width} x {segment.height} px")
+    for page in pages:
+        _check_segments(path, page)
+
+
+def _check_segments(path: Location, page: Page) -> None:
+    """Raises SlideImplausible where tiles or strips are of no size, or too large, or where the index leaves some out.
+
+    Libraries take what is left out for parts that were never scanned, and show them white.
+    """
+    if page.segment is None:
+        return
+    n_px = page.segment.width * page.segment.height
+    if not 0 < n_px <= MAX_SEGMENT_PX:
+        raise implausible(path, f"declares a tile or strip of {page.segment.width} x {page.segment.height} px")
+    if 0 < page.named < page.segments:
+        raise implausible(
+            path, f"is made of {page.segments:,} tiles or strips, of which its index names {page.named:,}"
+        )
 
 
 class _Index:
@@ -91,24 +111,28 @@ class _Index:
             return  # Hamamatsu's large files: their offsets are cut to 32 bits and mean nothing here
         waiting, seen = [self._number(self._first)], {0}
         while waiting:
-            offset = waiting.pop()
-            if offset in seen:
-                continue
-            seen.add(offset)
-            if len(seen) > MAX_PAGES:
-                raise implausible(self._path, f"declares more than {MAX_PAGES} pages")
-            tags, following = self._directory(offset)
-            waiting += [following, *tags.get(_SUB_PAGES, ())]
-            if tags.get(_WIDTH) and tags.get(_HEIGHT):
-                self._check_data(tags.get(_TILES, ()), tags.get(_TILE_BYTES, ()))
-                self._check_data(tags.get(_STRIPS, ()), tags.get(_STRIP_BYTES, ()))
-                yield _page(tags)
+            offset, chain = waiting.pop(), set[int]()
+            while offset not in seen:
+                seen.add(offset)
+                chain.add(offset)
+                if len(seen) > MAX_PAGES:
+                    raise implausible(self._path, f"declares more than {MAX_PAGES} pages")
+                tags, offset = self._directory(offset)
+                waiting += tags.get(_SUB_PAGES, ())
+                if tags.get(_WIDTH) and tags.get(_HEIGHT):
+                    self._check_data(tags.get(_TILES, ()), tags.get(_TILE_BYTES, ()))
+                    self._check_data(tags.get(_STRIPS, ()), tags.get(_STRIP_BYTES, ()))
+                    yield _page(tags)
+            if offset in chain:
+                raise implausible(self._path, "has an index that leads in a circle")
 
     def _directory(self, offset: int) -> tuple[_Tags, int]:
         """The numbers of one page, and where the next one is (0: there is none)."""
         layout, order = self._layout, self._order
         head = struct.Struct(order + layout.entries)
         (n_entries,) = head.unpack(self._take(offset, head.size))
+        if n_entries == 0:
+            raise _broken_off(self._path, f"has nothing at byte {offset:,}, where its index points to")
         entry, inline = struct.Struct(order + layout.entry), struct.calcsize(layout.offset)
         end = offset + head.size + n_entries * (entry.size + inline)
         block = self._take(offset + head.size, end - offset - head.size)
@@ -142,11 +166,12 @@ class _Index:
 
     def _check_end(self, end: int) -> None:
         if end > self._length:
-            raise SlideTruncated(
-                f"{self._path} ends at byte {self._length:,}, but its index points to byte {end:,}.",
-                hint="The copy broke off or the file is damaged: copy it again from its source.",
-                path=str(self._path),
-            )
+            raise _broken_off(self._path, f"ends at byte {self._length:,}, but its index points to byte {end:,}")
+
+
+def _broken_off(path: Location, what: str) -> SlideTruncated:
+    hint = "The copy broke off or the file is damaged: copy it again from its source."
+    return SlideTruncated(f"{path} {what}.", hint=hint, path=str(path))
 
 
 def _page(tags: _Tags) -> Page:
@@ -154,6 +179,11 @@ def _page(tags: _Tags) -> Page:
     if _NDPI_VERSION in tags:
         return Page(Size(width, height), None)
     if tags.get(_TILE_WIDTH) and tags.get(_TILE_HEIGHT):
-        return Page(Size(width, height), Size(tags[_TILE_WIDTH][0], tags[_TILE_HEIGHT][0]))
-    rows = tags.get(_ROWS_PER_STRIP) or (height,)
-    return Page(Size(width, height), Size(width, min(rows[0], height)))
+        segment, where = Size(tags[_TILE_WIDTH][0], tags[_TILE_HEIGHT][0]), (_TILES, _TILE_BYTES)
+    else:
+        rows = tags.get(_ROWS_PER_STRIP) or (height,)
+        segment, where = Size(width, min(rows[0], height)), (_STRIPS, _STRIP_BYTES)
+    planes = tags.get(_SAMPLES, (1,))[0] if tags.get(_PLANES) == (_APART,) else 1
+    across, down = -(-width // max(1, segment.width)), -(-height // max(1, segment.height))
+    named = min((len(tags[tag]) for tag in where if tag in tags), default=0)
+    return Page(Size(width, height), segment, across * down * planes, named)

@@ -9,6 +9,7 @@ from pipeline.config import RunConfig
 from pipeline.console import duration, open_console, size, table
 from pipeline.manifest import SlideEntry, entries_from, printable
 from pipeline.output import OutputFolder
+from pipeline.tissuefiles import source_summary
 from wsi.errors import SetupError, ToolkitError
 
 
@@ -37,6 +38,8 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
     todo, wrong = [p for p in planned if p.state == TO_DO], [p for p in planned if p.state == PROBLEM]
     cached = len(planned) - len(todo) - len(wrong)
     console.print(f"{len(planned)} slides: {cached} cached, {len(todo)} to do, {len(wrong)} refused")
+    if told := source_summary(entries):
+        console.print(told)
     console.print(f"to do: {cost.tiles} tiles, about {size(cost.bytes)} on disk ({size(cost.free_bytes)} free)")
     if cost.seconds is not None and cost.tiles_per_second:
         console.print(

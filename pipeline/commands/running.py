@@ -17,6 +17,7 @@ from pipeline.console import RunConsole, open_console, summary
 from pipeline.executor import DaskExecutor, Executor
 from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder
+from pipeline.tissuefiles import source_summary
 from wsi.errors import UsageError
 
 INTERRUPTED = 130
@@ -29,6 +30,8 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     from pipeline.zeroshot import default_prompts
 
     console, folder = open_console(), OutputFolder(out)
+    if (out / "tiles.toml").exists():
+        raise UsageError(f"{out}: holds the tiles of a `wsi tiles`.", hint="Choose another output folder with -o.")
     folder.prepare()
     prompts = default_prompts(config.zeroshot.prompts, config.encoder.name)
     # Only the words are asked about here: with a scheduler, the device is one of its workers'.
@@ -49,6 +52,8 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     write_quietly(folder)
     show_scores(console, folder, spec)
     console.print(summary(outcomes, time.monotonic() - started))
+    if told := source_summary(entries):
+        console.print(told)
     console.print(f"report: {folder.report}")
     return ledger.exit_code(outcomes)
 

@@ -45,6 +45,18 @@ def chosen_slides(
     return entries[:limit]
 
 
+def with_drawn_tissue(entries: list[SlideEntry], folder: Path | None) -> list[SlideEntry]:
+    """The entries with the files of --tissue-from; says which of its files serve no slide."""
+    if folder is None:
+        return entries
+    from pipeline.tissuefiles import with_tissue
+
+    entries, warnings = with_tissue(entries, folder)
+    for sentence in warnings:
+        open_console().print(sentence)
+    return entries
+
+
 def check_apart(slides: Sequence[str | Path] | None, out: Path) -> None:
     """Results among the slides would be taken for slides the next time. Raises UsageError."""
     folders = [where for given in slides or () if isinstance(where := located(given), Path) and where.is_dir()]

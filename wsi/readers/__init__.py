@@ -21,6 +21,8 @@ _NOT_TO_BE_HAD = frozenset(
 )
 HEAD_BYTES = 512  # that tell what a file is
 _TEXT_BYTES = frozenset({7, 8, 9, 10, 12, 13, 27} | set(range(0x20, 0x7F)))
+_MAX_WORDS = 300
+_BARE = (LookupError, ArithmeticError, AttributeError, TypeError)  # whose words mean little without their names
 # Neither tifffile nor tiffslide has an error tree: these are what damaged files were seen to bring out of them and
 # their codecs.
 INDEX_FAULTS = (
@@ -111,17 +113,26 @@ class ReducingReader(Reader, Protocol):
         ...
 
 
-def unsupported(path: Location, reason: str) -> SlideUnsupported:
-    """The refusal of a reader that does not know the format; `reason` is its own words."""
-    hint = "Convert it to a pyramidal TIFF, or leave it out."
-    return SlideUnsupported(f"{path} cannot be opened: {reason}.", hint=hint, path=str(path), reason=reason)
+def unsupported(path: Location, reason: object) -> SlideUnsupported:
+    """The refusal of a reader that does not know the format; `reason` is its own words, or the error that has them."""
+    hint, told = "Convert it to a pyramidal TIFF, or leave it out.", _in_words(reason)
+    return SlideUnsupported(f"{path} cannot be opened: {told}.", hint=hint, path=str(path), reason=told)
 
 
 def unreadable(path: Location, what: str, reason: object) -> SlideUnreadable:
     """The refusal of a reader that knows the format and fails at the content: `what` says where."""
-    told = " ".join(str(reason).split()) or type(reason).__name__
+    told = _in_words(reason)
     hint = "Copy it again from its source; if it stays so, convert it or leave it out."
     return SlideUnreadable(f"{path}: {what} cannot be decoded ({told}).", hint=hint, path=str(path), reason=told)
+
+
+def _in_words(reason: object) -> str:
+    """What a library says, in one line that can be shown: it may quote the damaged bytes, as many as there are."""
+    told = " ".join(str(reason).split())
+    if not told or isinstance(reason, _BARE):
+        told = f"{type(reason).__name__} {told}".strip()
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in told)
+    return shown if len(shown) <= _MAX_WORDS else f"{shown[:_MAX_WORDS]}..."
 
 
 def is_text(head: bytes) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from wsi.readers.sources import ByteSource, LocalBytes
 from wsi.remote import RemoteBytes
 
 REDUCTIONS = (2, 4, 8)
-KEPT_BYTES = 48 * 2**20  # of decoded tiles: those at the border of one block are wanted again by the next
+KEPT_BYTES = 48 * 2**20  # of decoded tiles at the border of what was read, which the next to be read wants again
 _VENDORS = ("aperio", "generic-tiff")  # others overlap tiles, leave some out, or join several scans
 _JPEG, _RGB, _YCBCR, _CONTIGUOUS = 7, 2, 6, 1  # Compression, PhotometricInterpretation, PlanarConfiguration
 _SOI = b"\xff\xd8"
@@ -38,6 +38,7 @@ _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # APP14; the transfor
 _FOREIGN = (ValueError, OSError, MemoryError)  # what damaged streams and failing storage bring out of the decoder
 
 Pixels = NDArray[np.uint8]
+_Key = tuple[int, int, int]  # level, reduction, index of a tile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,13 +51,9 @@ class _Level:
     counts: NDArray[np.int64]  # bytes of each tile; 0 where nothing was scanned
     head: bytes
 
-    def tiles(self, box: Region, reduction: int) -> Iterator[tuple[int, Region]]:
-        """The tiles that `box` touches, by their number, and where each lies, both at a scale of 1 / reduction."""
-        columns = -(-self.size.width // self.tile.width)
-        wide, high = self.tile.width // reduction, self.tile.height // reduction
-        for row in range(box.y // high, -(-box.bottom // high)):
-            for column in range(box.x // wide, -(-box.right // wide)):
-                yield row * columns + column, Region(column * wide, row * high, wide, high)
+    @property
+    def columns(self) -> int:
+        return -(-self.size.width // self.tile.width)
 
 
 class FastReader:
@@ -69,8 +66,9 @@ class FastReader:
         self._path, self._behind, self._levels, self._source = path, behind, levels, source
         self._by_index = behind.name == "openslide"  # which goes by the index in colours; tifffile by JFIF where it is
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
+        self._kept: OrderedDict[_Key, Pixels] = OrderedDict()
         self._kept_bytes = 0
+        self._scratch = threading.local()
         self.level_sizes, self.vendor, self.bounds = behind.level_sizes, behind.vendor, behind.bounds
         self.properties: Mapping[str, str] = behind.properties
         self.associated_names = behind.associated_names
@@ -83,17 +81,19 @@ class FastReader:
         return self.read_reduced(level, 1, Region(x, y, width, height))
 
     def read_reduced(self, level: int, reduction: int, box: Region) -> Pixels:
-        x, y = box.x, box.y
+        at = self._levels[level]
+        wide, high = at.tile.width // reduction, at.tile.height // reduction
         pixels = np.empty((box.height, box.width, 3), np.uint8)
-        tiles = list(self._levels[level].tiles(box, reduction))
-        self._prefetch(level, reduction, [index for index, _ in tiles])
-        for index, here in tiles:
-            part = here.intersection(box)
-            assert part is not None, "only tiles that touch the box"
-            tile = self._tile(level, reduction, index)
-            pixels[part.y - y : part.bottom - y, part.x - x : part.right - x] = tile[
-                part.y - here.y : part.bottom - here.y, part.x - here.x : part.right - here.x
-            ]
+        rows, columns = _along(box.y, box.bottom, high), _along(box.x, box.right, wide)
+        self._prefetch(level, reduction, [row * at.columns + column for row, *_ in rows for column, *_ in columns])
+        for row, y, top, bottom in rows:
+            for column, x, left, right in columns:
+                key = level, reduction, row * at.columns + column
+                whole = bottom - top == high and right - left == wide
+                tile = self._passing(key) if whole else self._tile(key)
+                pixels[top - box.y : bottom - box.y, left - box.x : right - box.x] = tile[
+                    top - y : bottom - y, left - x : right - x
+                ]
         return pixels
 
     def associated(self, name: str) -> Pixels:
@@ -105,18 +105,31 @@ class FastReader:
         self._kept.clear()
 
     def _prefetch(self, level: int, reduction: int, indices: list[int]) -> None:
+        """Lets what is far away be fetched together."""
         at = self._levels[level]
         with self._lock:
             wanted = [index for index in indices if (level, reduction, index) not in self._kept]
         self._source.prefetch((int(at.offsets[i]), int(at.offsets[i] + at.counts[i])) for i in wanted)
 
-    def _tile(self, level: int, reduction: int, index: int) -> Pixels:
-        key = level, reduction, index
+    def _passing(self, key: _Key) -> Pixels:
+        """A tile that nothing else will ask for, until this thread's next one: in memory that its cache still holds."""
+        with self._lock:
+            tile = self._kept.get(key)
+        if tile is None:
+            shape = self._shape(key)
+            room = getattr(self._scratch, "room", None)
+            if room is None or room.shape != shape:
+                room = self._scratch.room = np.empty(shape, np.uint8)
+            tile = self._decoded(key, room)
+        return tile
+
+    def _tile(self, key: _Key) -> Pixels:
+        """A tile that is kept for a while, since others may ask for the rest of it."""
         with self._lock:
             if (tile := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
                 return tile
-        tile = self._decoded(level, reduction, index)
+        tile = self._decoded(key, np.empty(self._shape(key), np.uint8))
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = tile
@@ -125,11 +138,17 @@ class FastReader:
                     self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
         return tile
 
-    def _decoded(self, level: int, reduction: int, index: int) -> Pixels:
+    def _shape(self, key: _Key) -> tuple[int, int, int]:
+        level, reduction, _ = key
+        tile = self._levels[level].tile
+        return tile.height // reduction, tile.width // reduction, 3
+
+    def _decoded(self, key: _Key, room: Pixels) -> Pixels:
+        """The tile, in the room of its size: a stream that claims more pixels than the index does not fit."""
+        level, _, index = key
         at = self._levels[level]
         n_bytes, offset = int(at.counts[index]), int(at.offsets[index])
-        width, height = at.tile.width // reduction, at.tile.height // reduction
-        room = np.empty((height, width, 3), np.uint8)  # a stream that claims more pixels than the index does not fit
+        height, width = room.shape[:2]
         if n_bytes == 0:
             room[:] = 255
             return room
@@ -139,8 +158,15 @@ class FastReader:
             if tile.shape != room.shape:
                 raise ValueError(f"it holds {tile.shape[1]} x {tile.shape[0]} px, not {width} x {height}")
         except _FOREIGN as error:
-            raise unreadable(self._path, f"tile {index} of level {level}", error) from error
+            x, y = index % at.columns * at.tile.width, index // at.columns * at.tile.height
+            raise unreadable(self._path, f"tile {index} of level {level} at ({x}, {y})", error) from error
         return tile
+
+
+def _along(start: int, stop: int, step: int) -> list[tuple[int, int, int, int]]:
+    """Of each tile of `step` that has pixels from `start` to `stop`: its number, where it begins, first and last."""
+    numbers = range(start // step, -(-stop // step))
+    return [(n, n * step, max(n * step, start), min(n * step + step, stop)) for n in numbers]
 
 
 def accelerated(file: Path | RemoteBytes, behind: Reader) -> FastReader | str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,6 +24,7 @@ from wsi.readers import unreadable, unsupported
 
 FORMATS = ("PNG", "JPEG", "BMP")
 _COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # modes of 8 bits a sample or fewer
+_JPEG_MODES = ("L", "RGB")  # which libjpeg makes RGB of; CMYK is another matter
 _ORIENTATION = 0x0112  # of EXIF
 _TURNS = {  # what sets each of its values upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,11 +77,20 @@ class ImageReader:
     def _decode(self) -> NDArray[np.uint8]:
         try:
             with _open(self._path) as image:
-                upright = image if self._turn is None else image.transpose(self._turn)
+                whole = _strictly(self._path, image) if image.format == "JPEG" and image.mode in _JPEG_MODES else image
+                upright = whole if self._turn is None else whole.transpose(self._turn)
+                if Size(*upright.size) != self.level_sizes[0]:
+                    raise ValueError(f"it has become one of {upright.width} x {upright.height} px")
                 clear = upright.has_transparency_data
                 return np.asarray(upright.convert("RGBA" if clear else "RGB"))
         except (SyntaxError, ValueError, OSError) as error:  # SyntaxError is Pillow's word for a broken PNG chunk
             raise unreadable(self._path, "its picture", error) from error
+
+
+def _strictly(path: Path, image: Image.Image) -> Image.Image:
+    """The same JPEG, whole. Pillow turns what is damaged grey and says nothing of it. Raises ValueError."""
+    room = np.empty((image.height, image.width, 3), np.uint8)
+    return Image.fromarray(simplejpeg.decode_jpeg(path.read_bytes(), "RGB", buffer=room))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -104,4 +115,4 @@ def _open(path: Path) -> Image.Image:
         hint = "Convert it to a pyramidal TIFF: a picture this large has to be read in tiles."
         raise SlideImplausible(f"{path}: {error}", hint=hint, path=str(path)) from error
     except (SyntaxError, ValueError, OSError) as error:
-        raise unsupported(path, " ".join(str(error).split())) from error
+        raise unsupported(path, error) from error

@@ -126,7 +126,7 @@ def _open(path: Path) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
-        raise unsupported(path, str(error)) from error
+        raise unsupported(path, error) from error
     except openslide.OpenSlideError as error:
         raise unreadable(path, "its header", error) from error
 

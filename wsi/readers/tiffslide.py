@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tiffslide import TiffSlide
 
-from wsi.errors import SlideUnsupported
 from wsi.geometry import Region, Size
 from wsi.location import Location
 from wsi.readers import INDEX_FAULTS, unreadable, unsupported
@@ -45,7 +44,7 @@ class TiffSlideReader:
         try:
             self._slide = TiffSlide(taken)
         except INDEX_FAULTS as error:
-            raise _refusal(self._path, error) from error
+            raise unsupported(self._path, error) from error
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it warns of every vendor it knows in part; we look for ourselves
@@ -58,7 +57,7 @@ class TiffSlideReader:
             self.associated_names = tuple(sorted(self._slide.associated_images))
         except INDEX_FAULTS as error:
             self._slide.close()
-            raise _refusal(self._path, error) from error
+            raise unsupported(self._path, error) from error
         self.properties: Mapping[str, str] = {k: str(v) for k, v in facts.items() if v is not None}
         self.vendor = self.properties.get("tiffslide.vendor", "generic-tiff")
 
@@ -125,10 +124,6 @@ class TiffSlideReader:
         if page.dtype != np.uint8 or not (grey or colour):
             kind = getattr(page.photometric, "name", page.photometric)
             raise ValueError(f"its pixels are {page.samplesperpixel} x {page.dtype} {kind}, not 8-bit RGB or grey")
-
-
-def _refusal(path: Location, error: Exception) -> SlideUnsupported:
-    return unsupported(path, " ".join(str(error).split()) or type(error).__name__)
 
 
 def _level_0(position: int, downsample: float) -> int:

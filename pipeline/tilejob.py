@@ -1,0 +1,164 @@
+"""One slide to tile images: open, find tissue, read tiles, write them with their coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.files import storage_errors
+from pipeline.config import RunConfig
+from pipeline.geojson import TileLayer, tile_features, write_geojson
+from pipeline.ledger import DONE, NO_TISSUE, REUSED, Outcome
+from pipeline.manifest import SlideEntry
+from pipeline.output import OutputFolder, SlideFolder, write_csv
+from pipeline.slidejob import SlideJob, Watcher, ended
+from pipeline.tileimages import ImageConfig, ImageSink, image_sink
+from pipeline.tilerecord import TileRecord, sizes, wanted_tiles
+from pipeline.tissuefiles import WantedTissue, source_note, wanted_tissue
+from tiling.grid import READ_FAILED, READ_PADDED, TileBatch, TileGrid
+from tiling.supervised import Preparation, PreparedSlide
+
+COLUMNS = ("x", "y", "size", "tissue")
+IMAGE_COLUMNS = ("status", "file")
+_BATCH = 64  # tiles
+_BATCH_BYTES = 16 * 2**20  # of their pixels, for large tiles
+_THUMBNAIL_PX = 256  # is asked for and shows whether the slide is brightfield
+_STATUS = {READ_PADDED: "padded", READ_FAILED: "unreadable"}
+
+
+@dataclass(frozen=True, slots=True)
+class TileTask:
+    """What a worker needs to know to write the tiles of one slide."""
+
+    entry: SlideEntry
+    out: Path
+    config: RunConfig
+    images: ImageConfig
+
+    @property
+    def folder(self) -> SlideFolder:
+        return OutputFolder(self.out).slide(self.entry.id)
+
+
+def save_tiles(task: TileTask, watcher: Watcher | None = None) -> Outcome:
+    """Does one slide and says how it ended; never raises but for an interrupt (see `pipeline.slidejob.ended`)."""
+    return ended(_TileJob, task, watcher)
+
+
+class _TileJob(SlideJob):
+    def run(self) -> Outcome:
+        entry, config, images = self.task.entry, self.task.config, self.task.images
+        self.stage = "tissue"
+        tissue = wanted_tissue(entry, config, None, self.reader)
+        self.stage = "reuse"
+        wanted = wanted_tiles(entry, config, tissue.identity, images)
+        found = TileRecord.read(self.task.folder)
+        if found is not None and not (found.stands(wanted, entry, self.task.folder) and self._is_readable(found)):
+            found = None
+        record = found or self._made(tissue, wanted)
+        self.tiles, self.unreadable, self.read_by = record.tiles, record.unreadable, record.facts.read_by
+        self.notes = (*record.warnings, *source_note(entry))
+        if not record.tiles:
+            return self.outcome(NO_TISSUE)
+        return self.outcome(REUSED if found else DONE)
+
+    def _is_readable(self, record: TileRecord) -> bool:
+        return record.unreadable <= self.task.config.reader.max_unreadable * record.tiles
+
+    def _made(self, tissue: WantedTissue, wanted: dict[str, object]) -> TileRecord:
+        entry, config, folder = self.task.entry, self.task.config, self.task.folder
+        self.stage = "open"
+        facts = self.reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
+        self.stage = "tissue"
+        prepared = self.reader.prepare(Preparation(config.tissue, config.tile, _THUMBNAIL_PX, tissue.file))
+        self.tiles = len(prepared.grid)
+        with storage_errors(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+        self.stage = "tiles"
+        self.watcher.slide_started(entry.name, self.tiles)
+        status = self._images(prepared.grid) if self.task.images.save else None
+        if status is None:
+            self.watcher.tiles_done(self.tiles, 1.0)
+        self.stage = "coordinates"
+        written, notes = self._coordinates(prepared, status)
+        record = TileRecord(
+            wanted,
+            facts.known_mpp if facts.mpp_given and entry.mpp is None else None,
+            facts,
+            self.tiles,
+            self.unreadable,
+            sizes(folder, written),
+            (*facts.warnings, *prepared.notes, *notes),
+        )
+        record.write(folder)
+        return record
+
+    def _images(self, grid: TileGrid) -> NDArray[np.uint8]:
+        """Writes every tile that can be decoded; the status of each (N,)."""
+        status: list[NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
+        batch_size = max(1, min(_BATCH, _BATCH_BYTES // (3 * grid.spec.size_px**2)))
+        with self._sink() as sink, ThreadPoolExecutor(self.task.config.reader.threads) as pool:
+            if not self.tiles:
+                return status[0]
+            with closing(self.reader.tiles(batch_size)) as batches:
+                done = 0
+                for batch in batches:
+                    self._write(batch, grid, sink, pool)
+                    status.append(np.array(batch.status))
+                    self.check_unreadable(self.unreadable + int((batch.status == READ_FAILED).sum()))
+                    done += len(batch)
+                    self.watcher.tiles_done(len(batch), done / self.tiles)
+        return np.concatenate(status)
+
+    @contextmanager
+    def _sink(self) -> Iterator[ImageSink]:
+        sink = image_sink(self.task.folder.path, self.task.entry.id, self.task.images)
+        try:
+            yield sink
+            sink.finish()
+        except BaseException:
+            sink.give_up()
+            raise
+
+    def _write(self, batch: TileBatch, grid: TileGrid, sink: ImageSink, pool: ThreadPoolExecutor) -> None:
+        readable = np.flatnonzero(batch.status != READ_FAILED)
+        images = pool.map(self.task.images.encoded, batch.pixels[readable])
+        for cell, data in zip(batch.cells[readable].tolist(), images, strict=True):
+            sink.add(self.task.images.name(self.task.entry.id, grid.region(cell)), data)
+
+    def _coordinates(
+        self, prepared: PreparedSlide, status: NDArray[np.uint8] | None
+    ) -> tuple[list[str], tuple[str, ...]]:
+        """The CSV and the GeoJSON; names of all that was written for the slide, and what there is to tell."""
+        slide_id, folder, grid = self.task.entry.id, self.task.folder.path, prepared.grid
+        table = f"{slide_id}.csv"
+        write_csv(folder / table, COLUMNS if status is None else (*COLUMNS, *IMAGE_COLUMNS), self._rows(grid, status))
+        written, notes = [table], []
+        if self.task.images.save:
+            written.append(f"{slide_id}.zip" if self.task.images.place == "zip" else slide_id)
+        if self.unreadable:
+            notes.append(f"{self.unreadable} tiles cannot be decoded and are not written; {table} tells which.")
+        limit = self.task.config.pictures.geojson_top
+        if self.tiles > limit:
+            notes.append(f"No GeoJSON: {self.tiles} tiles are more than QuPath likes (pictures.geojson_top={limit}).")
+            (folder / f"{slide_id}.geojson").unlink(missing_ok=True)
+        else:
+            layer = TileLayer(slide_id, "tiles", grid, {"tissue": grid.tissue_fraction})
+            write_geojson(folder / f"{slide_id}.geojson", tile_features(layer, prepared.facts.bounds))
+            written.append(f"{slide_id}.geojson")
+        return written, tuple(notes)
+
+    def _rows(self, grid: TileGrid, status: NDArray[np.uint8] | None) -> Iterator[dict[str, object]]:
+        for i, (x, y) in enumerate(grid.coords.tolist()):
+            row: dict[str, object] = {"x": x, "y": y, "size": grid.span_px, "tissue": float(grid.tissue_fraction[i])}
+            if status is not None:
+                failed = status[i] == READ_FAILED
+                name = "" if failed else self.task.images.name(self.task.entry.id, grid.region(int(grid.cells[i])))
+                row |= {"status": _STATUS.get(int(status[i]), "ok"), "file": name}
+            yield row

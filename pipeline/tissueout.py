@@ -1,0 +1,66 @@
+"""`tissue.geojson` of a slide's folder: written by a run, edited by people, and never lost to the next run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from features.files import storage_errors, write_atomic
+from pipeline.geojson import tissue_features, write_geojson
+from pipeline.output import SlideFolder
+from pipeline.record import SlideRecord, TissueRecord
+from pipeline.tissuefiles import WantedTissue
+from tiling.outline import tissue_outline
+from tiling.supervised import PreparedSlide
+from wsi.identity import file_sha256, plain
+
+
+def write_tissue(
+    folder: SlideFolder, prepared: PreparedSlide, tissue: WantedTissue, earlier: SlideRecord | None
+) -> tuple[TissueRecord, tuple[str, ...]]:
+    """tissue.geojson: the outline of what was detected, or the drawn file as it was given, to be given again.
+
+    What a person drew there and did not ask for is put beside it, which the notes tell.
+    """
+    notes: tuple[str, ...] = ()
+    if not _is_given(folder, tissue):
+        aside = _aside(folder, earlier)
+        _write(folder, prepared, tissue)
+        if aside is not None and file_sha256(aside) == file_sha256(folder.tissue):
+            aside.unlink()
+        elif aside is not None:
+            notes = (f"A drawn tissue.geojson was replaced, and kept as {aside.name}.",)
+    return TissueRecord(plain(tissue.identity), file_sha256(folder.tissue)), notes
+
+
+def edit_note(folder: SlideFolder, record: SlideRecord) -> tuple[str, ...]:
+    """A word to a person who edited tissue.geojson in place, and ran again without saying so."""
+    if record.tissue is None or file_sha256(folder.tissue) == record.tissue.sha256:
+        return ()
+    return ("tissue.geojson was edited since, which has no effect: --tissue-from with this output folder takes it in.",)
+
+
+def _is_given(folder: SlideFolder, tissue: WantedTissue) -> bool:
+    """True where the drawn file is this very file."""
+    return tissue.file is not None and folder.tissue.exists() and tissue.file.path.samefile(folder.tissue)
+
+
+def _aside(folder: SlideFolder, earlier: SlideRecord | None) -> Path | None:
+    """Moves a file out of the way that somebody drew, or changed since the record was written."""
+    if earlier is None or earlier.tissue is None or not folder.tissue.exists():
+        return None
+    sha256 = file_sha256(folder.tissue)
+    if not earlier.tissue.drawn and sha256 == earlier.tissue.sha256:
+        return None
+    aside = folder.tissue.with_name(f"tissue-edited-{sha256[:8]}.geojson")
+    with storage_errors(aside):
+        folder.tissue.rename(aside)
+    return aside
+
+
+def _write(folder: SlideFolder, prepared: PreparedSlide, tissue: WantedTissue) -> None:
+    if tissue.file is None:
+        outline = tissue_outline(prepared.mask)
+        write_geojson(folder.tissue, tissue_features(outline, prepared.facts.bounds, folder.id))
+        return
+    with storage_errors(folder.tissue):
+        write_atomic(folder.tissue, tissue.file.path.read_bytes(), durable=False)
