@@ -134,10 +134,10 @@ def test_only_the_broken_tiles_fail():
 
 
 class Unplugged(ArraySlide):
-    def read_many(  # type: ignore[override]
-        self, regions: list[Region], size: Size, *, exact: bool = True
-    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        self.calls.append(regions)
+    def read_into(
+        self, rooms: Sequence[NDArray[np.uint8]], regions: Sequence[Region], *, exact: bool = True
+    ) -> NDArray[np.bool_]:
+        self.calls.append(list(regions))
         raise SlideUnreachable("https://host/a.svs cannot be read: no answer.")
 
 
