@@ -14,7 +14,7 @@ from rich.text import Text
 from pipeline.ledger import CRASHED, GOOD, REFUSED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pipeline.ledger import Outcome
 
@@ -29,10 +29,13 @@ def open_console() -> Console:
 
 
 class RunConsole:
-    """Watches a run. Called by it from one thread; draws nothing until entered as a context manager."""
+    """Watches a run. Called by it from one thread; draws nothing until entered as a context manager.
 
-    def __init__(self, console: Console, slides: int) -> None:
-        self.console, self.slides = console, slides
+    `check` is called at every step of the run, and may end it by raising.
+    """
+
+    def __init__(self, console: Console, slides: int, check: Callable[[], None] | None = None) -> None:
+        self.console, self.slides, self._check = console, slides, check or (lambda: None)
         self.live = console.is_terminal
         self.tiles, self.ended, self.started = 0, 0, time.monotonic()
         self.said = self.started
@@ -62,6 +65,7 @@ class RunConsole:
 
     def tiles_done(self, count: int, share: float) -> None:
         """`count` more tiles encoded; `share` of the slide under way is done."""
+        self._check()
         self.tiles += count
         self._bar.update(self._task, completed=self.ended + share, rate=self._rate())
         if not self.live and time.monotonic() - self.said > HEARTBEAT_S:
@@ -79,6 +83,7 @@ class RunConsole:
             line += f" ({outcome.code}). {last_line(outcome.detail)} {outcome.hint}".rstrip()
         if not (self.live and outcome.good):
             self._say(line, "" if outcome.good else "red")
+        self._check()
 
     def _say(self, line: str, style: str = "") -> None:
         self.said = time.monotonic()

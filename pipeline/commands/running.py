@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +12,11 @@ from pipeline.commands.results import show_scores, write_quietly
 from pipeline.config import RunConfig
 from pipeline.console import RunConsole, open_console, summary
 from pipeline.executor import DaskExecutor, Executor
+from pipeline.interrupts import EXIT_CODE, SAID, Interrupts
 from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder
 from pipeline.tissuefiles import source_summary
 from wsi.errors import UsageError
-
-INTERRUPTED = 130
 
 
 def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor) -> int:
@@ -44,11 +40,11 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     job = Run(tuple(entries), folder, config, prompts)
     started = time.monotonic()
     try:
-        with terminable(), RunConsole(console, len(entries)) as watcher:
+        with Interrupts() as stop, RunConsole(console, len(entries), stop.check) as watcher:
             outcomes = job.outcomes(where, watcher)
     except KeyboardInterrupt:
-        console.print("Interrupted. What is finished is kept: the same command continues.")
-        return INTERRUPTED
+        console.print(SAID)
+        return EXIT_CODE
     write_quietly(folder)
     show_scores(console, folder, spec)
     console.print(summary(outcomes, time.monotonic() - started))
@@ -65,20 +61,6 @@ def refuse_prompts(config: RunConfig) -> None:
             f"The encoder {config.encoder.name} knows no words, so it cannot be asked for {config.zeroshot.prompts}.",
             hint="Leave --prompts out, or choose an encoder with a text tower, such as plip.",
         )
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM, as schedulers send it, ends a run the way Ctrl-C does."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def demo(out: Path, slides: int, seed: int, workers: int) -> int:

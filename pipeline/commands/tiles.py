@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import ledger
-from pipeline.commands.running import INTERRUPTED, terminable
 from pipeline.config import RunConfig, dump_toml
 from pipeline.console import RunConsole, open_console, summary
 from pipeline.executor import Executor
+from pipeline.interrupts import EXIT_CODE, SAID, Interrupts
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder, write_csv, write_text
@@ -74,13 +74,13 @@ def tiles(entries: list[SlideEntry], out: Path, config: RunConfig, images: Image
     folder.prepare()
     started = time.monotonic()
     try:
-        with folder.alone(), terminable(), RunConsole(console, len(entries)) as watcher:
+        with folder.alone(), Interrupts() as stop, RunConsole(console, len(entries), stop.check) as watcher:
             _keep_settings(out / "tiles.toml", TilesConfig(config.tile, config.tissue, images, config.reader))
             tasks = [TileTask(entry, out.absolute(), config, images) for entry in entries]
             outcomes = Batch(folder, tasks, save_tiles, _write_table).outcomes(where, watcher)
     except KeyboardInterrupt:
-        console.print("Interrupted. What is finished is kept: the same command continues.")
-        return INTERRUPTED
+        console.print(SAID)
+        return EXIT_CODE
     console.print(summary(outcomes, time.monotonic() - started))
     if lost := sum(o.unreadable for o in outcomes if o.good):
         console.print(f"{lost} tiles could not be decoded and are not written: their rows in the CSV say unreadable")
