@@ -14,7 +14,7 @@ from pipeline.ledger import REFUSED, REUSED, STOPPED, Outcome
 from pipeline.output import OutputFolder
 from pipeline.slidejob import Task, Watcher
 from wsi.errors import SetupError, UsageError, from_record
-from wsi.location import without_secrets
+from wsi.location import shown
 
 
 class RunWatcher(Watcher, Protocol):
@@ -38,7 +38,7 @@ class Batch:
         Raises SetupError as soon as the machine refuses (disk full, weights missing, scheduler gone): what is
         finished stays, and the same command continues. An interrupt does the same.
         """
-        said = [without_secrets(word) for word in sys.argv[1:]]
+        said = [shown(word) for word in sys.argv[1:]]
         ledger.append(self.out.ledger, {"event": "run", "slides": len(self.tasks), "argv": said})
         ended: list[Outcome] = []
         try:

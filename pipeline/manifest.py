@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.csvfile import csv_error, csv_rows
 from wsi.errors import UsageError
 from wsi.listing import Listing, list_slides
-from wsi.location import Location, RemoteFile, located, without_secrets
+from wsi.location import Location, RemoteFile, located, shown
 
 _COLUMNS = ("slide", "id", "patient", "mpp")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(1, 10))}
@@ -62,7 +62,7 @@ def entries_from(
     if manifest is not None:
         entries = read_manifest(manifest, root=paths[0] if paths else None)
     else:
-        remote = [_remote_entry(one) for one in dict.fromkeys(given) if isinstance(one, RemoteFile)]
+        remote = [_remote_entry(one) for one in _different(given)]
         entries = _unique(_from_paths(paths, [] if unfollowed is None else unfollowed) + remote)
     if not entries:
         searched = ", ".join(str(p) for p in paths) or str(manifest)
@@ -153,8 +153,21 @@ def _from_paths(given: list[Path], unfollowed: list[Path]) -> list[SlideEntry]:
 
 
 def _remote_entry(where: RemoteFile) -> SlideEntry:
-    """Filed under host and path: the same id whatever else is in the run."""
-    return SlideEntry(_stem(where.place), where, str(where))
+    """Filed under host and path, and what else tells it apart: the same id whatever else is in the run."""
+    place, _, digits = where.place.partition("#")
+    return SlideEntry(_stem(place) + (f"-{digits}" if digits else ""), where, str(where))
+
+
+def _different(given: Sequence[Location]) -> list[RemoteFile]:
+    """The remote slides, each once. Raises UsageError where nothing that may be shown tells two URLs apart."""
+    remote = {one.url: one for one in given if isinstance(one, RemoteFile)}.values()
+    twice = [str(where) for where, n in Counter(remote).items() if n > 1]
+    if twice:
+        raise UsageError(
+            f"{twice[0]}: is given by several URLs that differ in nothing but what is taken for a secret.",
+            hint="Leave one of them, or run them into folders of their own.",
+        )
+    return list(remote)
 
 
 def _by_name(item: tuple[Path, str]) -> tuple[str, str]:
@@ -194,7 +207,7 @@ def _entry(row: dict[str, str], base: Path) -> tuple[SlideEntry, list[str]]:
     mpp, complaint = _mpp(row.get("mpp", ""))
     if complaint:
         wrong.append(complaint)
-    labels = {k: without_secrets(v) for k, v in row.items() if k not in _COLUMNS}
+    labels = {k: shown(v) for k, v in row.items() if k not in _COLUMNS}
     slide_id = row.get("id", "").strip() or entry.id
     return replace(entry, id=slide_id, patient=row.get("patient", ""), mpp=mpp, labels=labels), wrong
 

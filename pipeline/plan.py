@@ -1,4 +1,4 @@
-"""`wsi plan`: what a run would do, from the slides' overviews alone."""
+"""`wsi plan`: what a run would do, from the slides' overviews, and some tiles where stains are normalised."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Estimate:
 
 
 def plan_slides(entries: list[SlideEntry], out: OutputFolder, config: RunConfig) -> Iterator[PlannedSlide]:
-    """Looks at every slide: opens it, segments its overview, counts tiles. Reads no tile and writes nothing."""
+    """Looks at every slide: opens it, segments its overview, counts tiles. Encodes nothing and writes nothing."""
     encoder, _ = _encoder(config)
     with ReaderProcess(config.reader) as reader:
         look = _Look(config, reader, encoder)

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from heads.problems import some
 from pipeline.csvfile import Row, Table
 from pipeline.manifest import safe_id
-from wsi.location import without_secrets
+from wsi.location import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def _name(row: Row, column: str) -> str:
 
     A URL goes without its secrets, as it does in a run.
     """
-    return without_secrets(row.cells[column] or (row.cells.get("slide", "") if column == "id" else ""))
+    return shown(row.cells[column] or (row.cells.get("slide", "") if column == "id" else ""))
 
 
 def _slides_of(row: Row, column: str, called: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -61,7 +61,8 @@ class ImageSink(ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.aside = path.with_name(f".{path.name}.tmp")  # what a killed run left there is written over
-        remove_tree(self.aside) if self.aside.is_dir() else self.aside.unlink(missing_ok=True)
+        with storage_errors(path):
+            remove_tree(self.aside) if self.aside.is_dir() else self.aside.unlink(missing_ok=True)
 
     @abstractmethod
     def add(self, name: str, data: bytes) -> None: ...

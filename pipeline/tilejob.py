@@ -122,7 +122,7 @@ class _TileJob(SlideJob):
         try:
             yield sink
             sink.finish()
-        except BaseException:
+        except BaseException:  # also an interrupt: nothing half-written stays
             sink.give_up()
             raise
 
@@ -155,10 +155,11 @@ class _TileJob(SlideJob):
         return written, tuple(notes)
 
     def _rows(self, grid: TileGrid, status: NDArray[np.uint8] | None) -> Iterator[dict[str, object]]:
-        for i, (x, y) in enumerate(grid.coords.tolist()):
-            row: dict[str, object] = {"x": x, "y": y, "size": grid.span_px, "tissue": float(grid.tissue_fraction[i])}
+        for i, region in enumerate(grid.regions(grid.cells)):
+            row: dict[str, object] = {"x": region.x, "y": region.y, "size": region.width}
+            row["tissue"] = float(grid.tissue_fraction[i])
             if status is not None:
                 failed = status[i] == READ_FAILED
-                name = "" if failed else self.task.images.name(self.task.entry.id, grid.region(int(grid.cells[i])))
+                name = "" if failed else self.task.images.name(self.task.entry.id, region)
                 row |= {"status": _STATUS.get(int(status[i]), "ok"), "file": name}
             yield row

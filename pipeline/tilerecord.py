@@ -70,6 +70,7 @@ def wanted_tiles(
 ) -> dict[str, Any]:
     """All that a slide's tiles depend on, beside the slide."""
     asked = {"tile": config.tile, "tissue": tissue, "images": images, "reader": config.reader.name, "mpp": entry.mpp}
+    asked["geojson_top"] = config.pictures.geojson_top
     return dict(plain(asked))
 
 

@@ -80,8 +80,7 @@ def wanted_tissue(
     told = _told(path, record)
     if told is not None and told.is_of(config.tissue):
         return WantedTissue(config.tissue)
-    digest = told.drawn if told is not None else ""
-    file = DrawnFile(path, digest) if digest else reader.annotations(path)
+    file = DrawnFile(path, told.drawn, told.sha256) if told is not None and told.drawn else reader.annotations(path)
     return WantedTissue(DrawnTissue(file.digest, config.tissue.mpp), file)
 
 

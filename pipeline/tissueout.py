@@ -28,8 +28,10 @@ def write_tissue(
         if aside is not None and file_sha256(aside) == file_sha256(folder.tissue):
             aside.unlink()
         elif aside is not None:
-            notes = (f"A drawn tissue.geojson was replaced, and kept as {aside.name}.",)
-    return TissueRecord(plain(tissue.identity), file_sha256(folder.tissue)), notes
+            notes = (f"Another tissue.geojson was there, and is kept as {aside.name}.",)
+    # Of a drawn file the bytes that were parsed: exported again since, it is another one, and the next run's to parse.
+    left = file_sha256(folder.tissue) if tissue.file is None else tissue.file.sha256
+    return TissueRecord(plain(tissue.identity), left), notes
 
 
 def edit_note(folder: SlideFolder, record: SlideRecord) -> tuple[str, ...]:
@@ -45,11 +47,11 @@ def _is_given(folder: SlideFolder, tissue: WantedTissue) -> bool:
 
 
 def _aside(folder: SlideFolder, earlier: SlideRecord | None) -> Path | None:
-    """Moves a file out of the way that somebody drew, or changed since the record was written."""
-    if earlier is None or earlier.tissue is None or not folder.tissue.exists():
+    """Moves a file out of the way that somebody drew or changed; what no record knows may be one."""
+    if not folder.tissue.exists():
         return None
-    sha256 = file_sha256(folder.tissue)
-    if not earlier.tissue.drawn and sha256 == earlier.tissue.sha256:
+    sha256, left = file_sha256(folder.tissue), earlier.tissue if earlier is not None else None
+    if left is not None and not left.drawn and sha256 == left.sha256:
         return None
     aside = folder.tissue.with_name(f"tissue-edited-{sha256[:8]}.geojson")
     with storage_errors(aside):

@@ -17,7 +17,7 @@ from drawings import box, collection, feature, written
 
 from pipeline import ledger, tilejob
 from pipeline.batch import Batch
-from pipeline.commands import running
+from pipeline.commands import running, wishes
 from pipeline.commands import tiles as command
 from pipeline.config import RunConfig, load_config
 from pipeline.console import RunConsole, open_console
@@ -290,6 +290,10 @@ def test_a_folder_keeps_one_setting_and_may_gain_images(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=re.escape(told)):
             keep(images, *settings)
+    for damaged in ("images = [", "[images]", "images = 3"):
+        (tmp_path / "tiles.toml").write_text(damaged)
+        with pytest.raises(UsageError, match="tells no more which tiles are here"):
+            keep(ImageConfig())
 
 
 def test_options_that_do_not_go_together_are_sentences(tmp_path: Path) -> None:
@@ -302,6 +306,13 @@ def test_options_that_do_not_go_together_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a zip or a folder, not 'tar'"):
         command.image_config("jpg", "tar", None)
     assert command.image_config("webp", None, None) == ImageConfig("webp", "zip", 90)
+
+
+def test_results_go_to_no_url() -> None:
+    given, out = command.apart(["https://host/a.svs", "https://host/b.svs?sig=SECRET"], None, None)
+    with pytest.raises(UsageError, match="The output folder is a URL") as caught:
+        wishes.check_apart(given, out)
+    assert "SECRET" not in str(caught.value)
 
 
 def test_where_the_tiles_go_is_never_guessed(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from drawings import box, collection, feature, written
 
 from features import FeatureGrid
+from pipeline import stages
 from pipeline.commands import looking, wishes
 from pipeline.config import load_config
 from pipeline.executor import SerialExecutor
@@ -115,6 +116,26 @@ def test_an_output_folder_is_given_back_with_one_slide_edited(slides: Path, tmp_
     (kept,) = (out / "slides/a").glob("tissue-edited-*.geojson")
     assert json.loads(kept.read_text()) == HALF and kept.name in " ".join(ended["a"].notes)
     assert json.loads(mask.read_text()) != HALF
+
+    written(mask, HALF)
+    kept.unlink()
+    (out / "slides/a/slide.json").unlink()  # what a person is told to do about a damaged one
+    run(slides, out)
+    assert json.loads(kept.read_text()) == HALF
+
+
+def test_a_drawing_exported_again_during_a_run_is_the_next_runs(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, mask = tmp_path / "out", tmp_path / "out/slides/a/tissue.geojson"
+    run(slides, out)
+    written(mask, HALF)
+    whole = collection(feature(box(0, 0, 1400, 1200)))
+    as_it_was = stages.write_overview
+    monkeypatch.setattr(stages, "write_overview", lambda *a: (as_it_was(*a), written(mask, whole)))
+    assert statuses(run(slides, out, out)) == {"a": "done", "b": "reused"}
+    monkeypatch.undo()
+    assert statuses(run(slides, out, out)) == {"a": "done", "b": "reused"}  # not taken for the one that was parsed
 
 
 def test_a_broken_file_refuses_its_slide_and_the_batch_goes_on(slides: Path, tmp_path: Path) -> None:

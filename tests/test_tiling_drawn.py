@@ -160,7 +160,7 @@ def test_the_reader_process_parses_and_goes_on_after_a_hostile_file(
         reader.open(slide)
         prepared = reader.prepare(Preparation(TissueConfig(), SPEC, 256, file))
         with pytest.raises(TissueInvalid, match=r"s\.geojson: it was changed during the run"):
-            reader.prepare(Preparation(TissueConfig(), SPEC, 256, DrawnFile(drawn.path, "0" * 64)))
+            reader.prepare(Preparation(TissueConfig(), SPEC, 256, DrawnFile(drawn.path, "0" * 64, "")))
     here, _ = drawn_mask(ArraySlide(WHITE, 0.5), drawn, TissueConfig())
     assert file.digest == drawn.digest and np.array_equal(prepared.mask.inside, here.inside)
     assert prepared.notes == ("Tissue as drawn in s.geojson, not detected.",)

@@ -106,6 +106,9 @@ def test_a_normaliser_of_another_method_than_the_grid_says_is_refused(slide: Arr
     normaliser = fitted_normaliser(slide, grid_over(slide, "macenko"))
     with pytest.raises(ValueError, match="asks for stain 'none', the normaliser does 'macenko'"):
         read_tiles(slide, grid_over(slide, "none"), normaliser=normaliser)
+    own = StainNormaliser("macenko", target=section()).fit(section())
+    with pytest.raises(ValueError, match="a target of its own"):
+        read_tiles(slide, grid_over(slide, "macenko"), normaliser=own)
 
 
 def test_the_reader_process_gives_the_same_and_says_no_before_any_tile(tmp_path: Path) -> None:

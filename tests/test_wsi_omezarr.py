@@ -213,8 +213,10 @@ def test_a_folder_of_them_lists_each_once(tmp_path: Path) -> None:
     (tmp_path / "features.zarr" / "x" / "d.png").write_bytes(b"chunk")
     (tmp_path / "torn.zarr").mkdir()
     (tmp_path / "torn.zarr" / "zarr.json").write_text("{")  # refused by name later, not passed over
+    (tmp_path / "deep.zarr").mkdir()
+    (tmp_path / "deep.zarr" / ".zattrs").write_text("[" * 100_000)  # deeper than Python goes
     names = [path.relative_to(tmp_path).as_posix() for path in find_slides(tmp_path)]
-    assert names == ["b.zarr", "deep/a.ome.zarr", "plain/c", "torn.zarr"]
+    assert names == ["b.zarr", "deep/a.ome.zarr", "deep.zarr", "plain/c", "torn.zarr"]
     assert find_slides(tmp_path / "b.zarr") == [tmp_path / "b.zarr"]
     assert [entry.id for entry in entries_from([tmp_path / "b.zarr"])] == ["b"]
 

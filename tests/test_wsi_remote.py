@@ -39,6 +39,7 @@ from wsi.errors import (
     SlideTruncated,
     SlideUnreachable,
     SlideUnsupported,
+    UsageError,
 )
 from wsi.location import RemoteFile
 from wsi.remote import BLOCK, RemoteBytes
@@ -266,6 +267,20 @@ def test_a_missing_package_is_named(url: str, told: str, monkeypatch: pytest.Mon
     refused(url, SlideUnsupported, told)
 
 
+def test_a_url_that_is_none_is_not_quoted() -> None:
+    """fsspec's words for this one hold a part of the password."""
+    refused("ftp://user:SEC/RET@host/a.svs", SlideUnsupported, "it is no sound URL")
+
+
+def test_a_file_system_that_connects_when_it_is_made_may_fail_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError("nobody listens")
+
+    monkeypatch.setattr(wsi.remote, "PAUSES_S", ())
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+    refused("ftp://host/a.svs", SlideUnreachable, "nobody listens")
+
+
 def test_blocks_that_are_kept_are_bounded(server: SlideServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wsi.remote, "KEPT_BLOCKS", 4)
     content = np.random.default_rng(0).bytes(10 * BLOCK + 7)
@@ -298,6 +313,19 @@ def test_manifests_and_ids_hold_no_secrets(tmp_path: Path) -> None:
     table.write_text(f"slide\nhttps://host/a.svs{SIGNED}\nhttps://host/a.svs?sig=SECRET\n")
     with pytest.raises(ManifestError, match=r"https://host/a\.svs is listed 2 times") as caught:
         entries_from([table])
+    assert "SECRET" not in str(caught.value)
+
+
+def test_an_id_does_not_depend_on_what_else_is_in_the_run() -> None:
+    one, two = "https://host/x.svs?id=1", "https://host/x.svs?id=2"
+    apart = [entries_from([url])[0].id for url in (one, two)]
+    assert apart == [entry.id for entry in entries_from([one, two])] and len(set(apart)) == 2
+    assert entries_from([one, one])[0].id == apart[0]
+
+
+def test_urls_that_only_secrets_tell_apart_are_not_taken_for_one() -> None:
+    with pytest.raises(UsageError, match=r"https://host/x: is given by several URLs") as caught:
+        entries_from(["https://host/x?key=a.svs", "https://host/x?key=SECRET.svs"])
     assert "SECRET" not in str(caught.value)
 
 

@@ -7,6 +7,7 @@ called Exclude, Ignore, Artefact or Background without it. Region* marks where t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Annotations:
     tissue: Polygons  # (n,) valid shapely polygons; they may overlap
     cut_out: Polygons  # (m,) the same
     digest: str  # SHA-256 of the areas as drawn: no matter their order, names, colours, or when the file was written
+    sha256: str  # of the file's bytes as they were read
     notes: tuple[str, ...]  # what was mended and what was left out, in sentences
 
 
@@ -41,8 +43,9 @@ def read_annotations(path: Path | str) -> Annotations:
     but no area of tissue. A file without any object says that there is no tissue.
     """
     areas = Areas(Path(path))
+    raw = _read(areas.path)
     try:
-        for feature in _features(_loaded(areas.path), areas.path):
+        for feature in _features(_loaded(areas.path, raw), areas.path):
             _take(feature, areas)
     except RecursionError:
         raise invalid(areas.path, "it is nested deeper than any drawing") from None
@@ -51,7 +54,7 @@ def read_annotations(path: Path | str) -> Annotations:
     if not len(tissue) and (len(cut_out) or notes):
         held = [*([f"Areas to cut out: {len(cut_out)}."] if len(cut_out) else []), *notes]
         raise invalid(areas.path, f"it holds no area of tissue ({' '.join(held)})")
-    return Annotations(areas.path, tissue, cut_out, areas.digest(), notes)
+    return Annotations(areas.path, tissue, cut_out, areas.digest(), hashlib.sha256(raw).hexdigest(), notes)
 
 
 def check_size(path: Path) -> None:
@@ -66,12 +69,15 @@ def check_size(path: Path) -> None:
         raise invalid(path, f"it has {length >> 20:,} MiB, more than {MAX_BYTES >> 20}")
 
 
-def _loaded(path: Path) -> Any:
+def _read(path: Path) -> bytes:
     check_size(path)
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise invalid(path, f"it cannot be read ({error.strerror})") from None
+
+
+def _loaded(path: Path, raw: bytes) -> Any:
     if path.suffix.lower() == ".xml" or raw[:256].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise invalid(path, "XML annotations are not read", "Open them in QuPath and export them as GeoJSON.")
     try:

@@ -88,10 +88,10 @@ class Child:
         return SlideFacts.of(self.slide)
 
     def do_annotations(self, request: dict[str, Any]) -> None:
-        """path -> digest of the areas drawn in it, which are kept for `do_prepare`."""
+        """path -> digests of the areas drawn in it, which are kept for `do_prepare`, and of its bytes."""
         self.path = path = Path(request["path"])
         self.drawn = read_annotations(path)
-        send(self.outbox, {"digest": self.drawn.digest})
+        send(self.outbox, {"digest": self.drawn.digest, "sha256": self.drawn.sha256})
 
     def _tissue(self, request: dict[str, Any]) -> tuple[TissueMask, tuple[str, ...]]:
         config = TissueConfig(**request["tissue"])

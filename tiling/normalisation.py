@@ -42,7 +42,7 @@ class StainNormaliser:
         Without it the reference is fixed: for "macenko" the published one (`macenko.Stains`), for "reinhard"
         REFERENCE_COLOURS.
 
-        Raises ValueError for another method, StainsUnfit for a target that is no H&E.
+        Raises ValueError for another method.
         """
         if method not in STAINS[1:]:
             raise ValueError(f"method is {' or '.join(STAINS[1:])}, not {method!r}")
@@ -51,13 +51,18 @@ class StainNormaliser:
         self._target = target
         self._change: Callable[[Pixels], Pixels] | None = None
 
+    @property
+    def has_own_target(self) -> bool:
+        """Whether it aims at another look than the fixed reference."""
+        return self._target is not None
+
     def fit(self, pixels: Pixels, glass: Light = WHITE) -> Self:
         """To tissue of the slide: uint8 (..., 3) RGB, at the scale of the tiles, and the colour of its empty glass.
 
         A few hundred thousand pixels from all over the slide are plenty. Glass among them does no harm.
 
         Raises StainsUnfit where they are not of two stains that could be haematoxylin and eosin: too few are stained,
-        only one stain is there, or another one. Nothing sensible could be done with such a slide.
+        only one stain is there, or another one; for "macenko", also of the target. Nothing sensible could be done.
         """
         stains = macenko.find_stains(_checked(pixels), glass)
         if self.method == "macenko":

@@ -75,10 +75,11 @@ class Preparation:
 
 @dataclass(frozen=True, slots=True)
 class DrawnFile:
-    """A file of tissue areas, and the digest they had when it was first read."""
+    """A file of tissue areas, and what it held when it was first read."""
 
     path: Path
-    digest: str
+    digest: str  # of the areas
+    sha256: str  # of the bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +134,8 @@ class ReaderProcess:
         """
         self._path = str(path)
         self._start()
-        return DrawnFile(path, self._ask({"do": "annotations", "path": str(path)})[0]["digest"])
+        told, _ = self._ask({"do": "annotations", "path": str(path)})
+        return DrawnFile(path, told["digest"], told["sha256"])
 
     def prepare(self, wanted: Preparation) -> PreparedSlide:
         """Thumbnail, tissue and grid of the open slide."""

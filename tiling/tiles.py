@@ -54,6 +54,8 @@ def read_tiles(
         raise ValueError(f"batch_size and threads are at least 1, start at least 0: {batch_size}, {threads}, {start}")
     if normaliser is not None and normaliser.method != grid.spec.stain:
         raise ValueError(f"the grid asks for stain {grid.spec.stain!r}, the normaliser does {normaliser.method!r}")
+    if normaliser is not None and normaliser.has_own_target:
+        raise ValueError("a normaliser with a target of its own would make tiles that the grid's spec does not tell")
     return _threaded(_Source(slide, grid, grid.cells, normaliser), batch_size, threads, start)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wsi import identity
-from wsi.location import Location, RemoteFile
+from wsi.location import Location
 
 
 def fingerprint(files: Iterable[Location]) -> str:
@@ -15,11 +15,14 @@ def fingerprint(files: Iterable[Location]) -> str:
     Raises OSError where a file cannot be read, SlideError where a remote one cannot.
     """
     files = list(files)
-    if len(files) == 1 and isinstance(files[0], RemoteFile):
-        from wsi import remote
+    here = [file for file in files if isinstance(file, Path)]
+    if len(here) == len(files):
+        return identity.fingerprint(here)
+    if len(files) > 1:
+        raise ValueError("a slide of several files lies on one machine, or its reader tells one URL")
+    from wsi import remote
 
-        return remote.fingerprint(files[0])
-    return identity.fingerprint(file for file in files if isinstance(file, Path))
+    return remote.fingerprint(files[0])  # type: ignore[arg-type]
 
 
 def count_bytes(files: Iterable[Path], enough: int) -> int:

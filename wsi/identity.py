@@ -55,7 +55,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
     A single flipped byte between the samples goes unseen; the whole-file hash of `file_sha256` sees it.
 
     A folder in place of a file (an OME-Zarr, of chunks by the thousand) goes by the names and lengths of a sample of
-    what is in it, its metadata among them, and by the bytes of that metadata and of 16 chunks.
+    what is in it, its metadata among them, and by the first 64 KiB of that metadata and of 16 chunks.
     """
     sha = hashlib.sha256()
     for path in paths:

@@ -73,8 +73,9 @@ def _folder_by_folder(folder: Path, *, is_root: bool = False) -> Iterator[Listin
         return
     if found.is_results and not is_root:
         return
-    if found.is_zarr and (ngff.is_image(folder) or ngff.is_array(folder)):
-        yield Listing((folder,) if ngff.is_image(folder) else (), ())
+    is_image = found.is_zarr and ngff.is_image(folder)
+    if is_image or (found.is_zarr and ngff.is_array(folder)):
+        yield Listing((folder,) if is_image else (), ())
         return
     owned = set(_owned(found.files))
     slides = found.files - owned

@@ -17,6 +17,7 @@ _URL = re.compile(rf"(?:{_SCHEME}::)*{_SCHEME}://")  # fsspec chains with `::`, 
 _LINKS = re.compile(rf"::(?={_URL.pattern})")
 _IN_TEXT = re.compile(rf"{_SCHEME}://[^\s'\"<>]+")
 _LOCAL = "file://"
+_CONTAINER_FIRST = ("abfs", "abfss", "wasb", "wasbs")  # container@account: no user
 # Names of parameters that grant access or change with every signing: S3, Google, Azure, CloudFront and common habits.
 _SECRET = re.compile(
     r"^(x-|aws|google)|sig|token|key|secret|pass|pwd|auth|cred|policy|expir|^(sv|se|st|sp|sr|spr|sip|srt|ss|sk\w+)$",
@@ -74,6 +75,11 @@ def address(where: str | Location) -> str:
     return where.url if isinstance(where, RemoteFile) else str(where)
 
 
+def shown(word: str) -> str:
+    """A word of a command or a cell of a table as it may be shown: one that is a URL is so to its end."""
+    return RemoteFile(word).shown if _URL.match(word) else without_secrets(word)
+
+
 def without_secrets(text: str, known: Location | None = None) -> str:
     """`text` with every URL in it as it may be shown; `known` is one that it is likely to hold."""
     if isinstance(known, RemoteFile):
@@ -90,7 +96,10 @@ def _public(link: str) -> str:
     _, colon, port = authority.rpartition(":")
     if colon and not port.isdigit() and not authority.endswith("]"):
         authority = rest  # no port: the beginning of a password with a slash in it
-    place, *tail = re.split(r"[?#]", rest[authority.rfind("@") + 1 :], maxsplit=1)
+    user = authority.rpartition("@")[0]
+    if scheme.lower() in _CONTAINER_FIRST and ":" not in user:
+        user = ""
+    place, *tail = re.split(r"[?#]", rest.removeprefix(f"{user}@") if user else rest, maxsplit=1)
     parameters = [p for p in re.split(r"[?#&;]", "".join(tail)) if p and not _SECRET.search(p.partition("=")[0])]
     digits = hashlib.sha256("&".join(sorted(parameters)).encode()).hexdigest()[:8]
     return f"{scheme}://{place}" + (f"#{digits}" if parameters else "")

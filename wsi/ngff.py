@@ -17,6 +17,7 @@ _MULTISCALES, _LAYOUT = "multiscales", "bioformats2raw.layout"
 _UM = {"angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
 _UM |= {"inch": 25_400.0, "picometer": 1e-6, "nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "mm": 1e3, "micron": 1.0}
 _FIVE = ("t", "c", "z", "y", "x")  # what versions before 0.3 say by saying nothing
+_MAX_BYTES = 16 * 2**20  # of one file of metadata
 _RGB = ("FF0000", "00FF00", "0000FF")
 
 
@@ -85,7 +86,12 @@ def read_multiscale(folder: Path) -> Multiscale:
 
 
 def _parsed(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
+    if file.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{file.name} is longer than any metadata")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{file.name} is nested deeper than any metadata") from None
 
 
 def _inside(found: Any, *names: str) -> dict[str, Any]:

@@ -39,10 +39,10 @@ class RemoteBytes:
 
     def __init__(self, where: RemoteFile) -> None:
         self.where = where
-        self._system, self._key = _file_system(where)
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()
         self.failure: SlideError | None = None  # the last one: libraries between here and the reader may swallow it
+        self._system, self._key = self._tried(lambda: _file_system(where))  # some connect at once
         info = self._tried(lambda: self._system.info(self._key))
         if info.get("type") == "directory":
             hint = "Name its files, in a CSV with a column `slide`."
@@ -79,7 +79,7 @@ class RemoteBytes:
         with self._lock:
             found = {n: self._kept[n] for n in numbers if n in self._kept}
         for run, data in self._fetched(_runs([n for n in numbers if n not in found])):
-            found |= {n: data[(n - run.start) * BLOCK :][:BLOCK] for n in run}
+            found |= {n: data[(n - run.start) * BLOCK : (n - run.start + 1) * BLOCK] for n in run}
         with self._lock:
             for n in numbers:
                 self._kept[n] = found[n]
@@ -119,7 +119,7 @@ class RemoteBytes:
         while True:
             try:
                 return call()
-            except MemoryError:
+            except (MemoryError, SlideError):
                 raise
             except Exception as error:
                 told = refusal(self.where, error)

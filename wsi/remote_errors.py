@@ -45,11 +45,17 @@ def whole_only(where: RemoteFile) -> SlideUnsupported:
 
 
 def no_protocol(where: RemoteFile, error: Exception) -> SlideUnsupported:
-    """The refusal of a URL that no installed package can open."""
+    """The refusal of a URL that no installed package can open, or that is none. Its words are not quoted: they may
+    hold parts of a password."""
     scheme = where.schemes[0]
     package = _PACKAGES.get(scheme)
-    reason = f"{scheme}:// needs the package {package}" if package else " ".join(str(error).split())
-    hint = f"Install it with `pip install {package}`." if package else "Download the slide first."
+    if isinstance(error, ImportError):
+        reason = f"{scheme}:// needs the package {package}" if package else f"{scheme}:// needs a package of its own"
+        hint = f"Install it with `pip install {package}`." if package else f"See fsspec's documentation of {scheme}://."
+    elif scheme in _PACKAGES or "Protocol not known" not in str(error):
+        reason, hint = "it is no sound URL", "Check its spelling; special characters are written as %40 and the like."
+    else:
+        reason, hint = f"no package here knows {scheme}://", "Download the slide first."
     return SlideUnsupported(f"{where} cannot be read: {reason}.", hint=hint, path=str(where))
 
 

@@ -95,8 +95,15 @@ def _keep_settings(path: Path, config: TilesConfig) -> None:
     """Writes tiles.toml. Raises UsageError where the folder holds tiles of other settings: they would mix."""
     text = dump_toml(config)
     if path.exists():
-        before, now = (tomllib.loads(t) for t in (path.read_text(encoding="utf-8"), text))
-        if not before["images"]["save"]:
+        now = tomllib.loads(text)
+        try:
+            before = tomllib.loads(path.read_text(encoding="utf-8"))
+            coordinates_only = not before["images"]["save"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{path}: tells no more which tiles are here ({error}).", hint="Choose another folder."
+            ) from error
+        if coordinates_only:
             before["images"] = now["images"]  # coordinates gain images, and nothing is lost
         other = [k for section in ("tile", "tissue", "images") for k in _differing(section, before, now)]
         if other:

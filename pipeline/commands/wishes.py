@@ -58,7 +58,9 @@ def with_drawn_tissue(entries: list[SlideEntry], folder: Path | None) -> list[Sl
 
 
 def check_apart(slides: Sequence[str | Path] | None, out: Path) -> None:
-    """Results among the slides would be taken for slides the next time. Raises UsageError."""
+    """Results among the slides would be taken for slides the next time. Raises UsageError, also for a URL."""
+    if len(out.parts) > 1 and out.parts[0].endswith(":") and out.parts[0] != out.drive:  # Path writes https:/host
+        raise UsageError("The output folder is a URL.", hint="Name a folder on this machine last, or with -o.")
     folders = [where for given in slides or () if isinstance(where := located(given), Path) and where.is_dir()]
     if any(folder.resolve() == out.resolve() for folder in folders):
         raise UsageError(f"{out}: is the folder of the slides.", hint="Choose another output folder with -o.")
