@@ -50,6 +50,10 @@ class ImageConfig:
         _, data = cv2.imencode(f".{self.save}", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options[self.save])
         return data.tobytes()
 
+    def home(self, slide_id: str) -> str:
+        """What holds a slide's images: `<slide id>.zip`, or the folder `<slide id>`."""
+        return f"{slide_id}.zip" if self.place == "zip" else slide_id
+
     def name(self, slide_id: str, region: Region) -> str:
         """`<slide id>_x<X>_y<Y>.jpg`, of the level-0 px of the tile's corner."""
         return f"{slide_id}_x{region.x}_y{region.y}.{self.save}"
@@ -124,7 +128,5 @@ class FolderSink(ImageSink):
 
 
 def image_sink(folder: Path, slide_id: str, config: ImageConfig) -> ImageSink:
-    """`<slide id>.zip` or the folder `<slide id>`. Raises NoSpace or StorageError where the disk refuses."""
-    if config.place == "zip":
-        return ZipSink(folder / f"{slide_id}.zip")
-    return FolderSink(folder / slide_id)
+    """The sink of a slide's images. Raises NoSpace or StorageError where the disk refuses."""
+    return (ZipSink if config.place == "zip" else FolderSink)(folder / config.home(slide_id))

@@ -141,7 +141,7 @@ class _TileJob(SlideJob):
         write_csv(folder / table, COLUMNS if status is None else (*COLUMNS, *IMAGE_COLUMNS), self._rows(grid, status))
         written, notes = [table], []
         if self.task.images.save:
-            written.append(f"{slide_id}.zip" if self.task.images.place == "zip" else slide_id)
+            written.append(self.task.images.home(slide_id))
         if self.unreadable:
             notes.append(f"{self.unreadable} tiles cannot be decoded and are not written; {table} tells which.")
         limit = self.task.config.pictures.geojson_top

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from heads.problems import some
 from pipeline.config import RunConfig
 from pipeline.manifest import SlideEntry, TissueSource, printable
 from pipeline.output import SlideFolder
@@ -24,7 +25,6 @@ from tiling.tissue import TissueConfig
 from wsi.errors import ArtefactError, UsageError
 from wsi.identity import file_sha256
 
-_SHOWN = 5
 _WRITTEN = "tissue.geojson"  # by a run, in each slide's folder
 _OTHER_KINDS = (".geojson", ".json", ".xml", ".gz", ".zip", ".qpdata")  # that could hold annotations
 
@@ -113,7 +113,7 @@ def source_summary(entries: Iterable[SlideEntry]) -> str:
     if not asked:
         return ""
     told = f"tissue: {len(asked) - len(without)} slides with a file of their own"
-    return told + (f", {len(without)} without, detected automatically: {_some(without)}" if without else "")
+    return told + (f", {len(without)} without, detected automatically: {some(without)}" if without else "")
 
 
 def _there(folder: Path) -> dict[str, Path]:
@@ -146,8 +146,4 @@ def _warnings(unused: list[Path], folder: Path) -> list[str]:
 
 
 def _below(paths: list[Path], folder: Path) -> str:
-    return _some([p.relative_to(folder.absolute()).as_posix() for p in paths])
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return some([p.relative_to(folder.absolute()).as_posix() for p in paths])

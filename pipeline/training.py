@@ -16,6 +16,7 @@ from heads.bag import BagLike, PatientBag, StoredBag
 from heads.config import TrainConfig
 from heads.crossval import CrossValidation, cross_validate
 from heads.evaluation import Evaluation, evaluate
+from heads.problems import some
 from heads.splits import check_split, site_folds, stratified_folds
 from heads.targets import strata_of, take
 from pipeline import ledger
@@ -91,7 +92,7 @@ def features_elsewhere(path: Path) -> FeatureSet:
 
 
 def _without_tiles(slides: Sequence[str]) -> str:
-    return f"{len(slides)} without tiles, so without an answer ({_some(slides)})"
+    return f"{len(slides)} without tiles, so without an answer ({some(slides)})"
 
 
 def whole(features: FeatureSet) -> FeatureSet:
@@ -202,10 +203,6 @@ def _folds(joined: Joined, plan: Plan) -> tuple[NDArray[np.int64], tuple[str, ..
     split = site_folds(joined.patients, strata, joined.sites, plan.folds, seed)
     how = "as even as can be" if split.optimal else "the most even found"
     return split.folds, (f"{len(set(joined.sites))} sites are kept whole; classes over folds are {how}",)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def with_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:

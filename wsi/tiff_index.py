@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, NamedTuple
 
 from wsi.errors import SlideTruncated
@@ -61,20 +60,14 @@ def is_tiff(head: bytes) -> bool:
     return head[:4] in _HEADERS
 
 
-def read_pages(path: Path) -> tuple[Page, ...]:
-    """All images of a TIFF file, sub-images (SubIFDs) included.
+def check_index(path: Location, file: IO[bytes], n_bytes: int) -> None:
+    """Looks at all images of a TIFF file of `n_bytes`, sub-images (SubIFDs) included, for what cannot be.
 
     Raises SlideTruncated if the index, or anything it points to, lies beyond the end of the file, or if there is
     nothing where it points, as in the zeros of a copy that was given its full length first. Raises SlideImplausible if
-    it names too many pages, or leads in a circle: tifffile would follow that for ever. A page that several others point
-    to is visited once.
+    it names too many pages, or leads in a circle, which tifffile would follow for ever; and for sizes that no slide
+    has. A page that several others point to is visited once.
     """
-    with open(path, "rb") as f:
-        return tuple(_Index(path, f, path.stat().st_size).pages())
-
-
-def check_index(path: Location, file: IO[bytes], n_bytes: int) -> None:
-    """Raises SlideTruncated or SlideImplausible for an index that a file of `n_bytes`, at its start, cannot have."""
     pages = tuple(_Index(path, file, n_bytes).pages())
     check_sizes(path, [page.size for page in pages], n_bytes)
     for page in pages:
