@@ -12,7 +12,7 @@ from slides import FormulaReader, aperio_svs, measure, noise, ruler, ruler_pyram
 
 from wsi import Region, Size, Slide, open_slide
 from wsi.errors import SlideImplausible, UsageError
-from wsi.geometry import round_px
+from wsi.geometry import pixels_along, round_px
 
 ODD_PYRAMID = (Size(79_990, 40_000), Size(19_999, 10_001), Size(5_000, 2_500))  # 3.9997/3.9996, 15.998/16.0
 FINE_PYRAMID = (Size(19_999, 30_000), Size(5_000, 7_500), Size(1_250, 1_875))  # 3.9998/4.0, 15.9992/16.0
@@ -260,3 +260,8 @@ def test_a_region_holds_what_lies_wholly_inside_it() -> None:
     assert whole.holds(whole) and whole.holds(Region(10, 29, 20, 1))
     for other in (Region(9, 10, 5, 5), Region(10, 9, 5, 5), Region(26, 10, 5, 5), Region(10, 26, 5, 5)):
         assert not whole.holds(other)
+
+
+def test_pixels_along_a_length_fit_or_cover_it() -> None:
+    assert pixels_along(80, 8.0) == (10, 10) and pixels_along(81, 8.0) == (10, 11) and pixels_along(3, 8.0) == (1, 1)
+    assert pixels_along(30, 0.1 + 0.2) == (100, 100)  # 99.99999999999999

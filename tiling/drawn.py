@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from tiling.annotations import Annotations, read_annotations
 from tiling.areas import Polygons, invalid
 from tiling.grid import TissueMask
 from tiling.tissue import TissueConfig
-from wsi.geometry import Region, Size
+from wsi.geometry import Region, Size, pixels_along
 from wsi.limits import check_overview
 
 _DEFAULT = TissueConfig()
@@ -50,16 +49,13 @@ def drawn_mask(slide: Any, drawn: Annotations, config: TissueConfig) -> tuple[Ti
     """The mask, and what a person should know of it; see `tissue_from_geojson`."""
     bounds = slide.bounds
     px = max(config.mpp, slide.mpp) / slide.mpp
-    size = Size(math.ceil(bounds.width / px - 1e-6), math.ceil(bounds.height / px - 1e-6))
-    check_overview(slide.path, size, slide.mpp)
+    (width, across), (height, down) = (pixels_along(side, px) for side in (bounds.width, bounds.height))
+    check_overview(slide.path, Size(across, down), slide.mpp)
     beyond = _beyond(drawn, bounds, px)
-    # The last row and column reach beyond the slide, where nobody draws: they are given what lies beside them.
-    height, width = max(1, int(bounds.height / px + 1e-6)), max(1, int(bounds.width / px + 1e-6))
     lines = _Lines(drawn.path, px, (height, width))
     inside = lines.covered(drawn.tissue) & ~lines.covered(drawn.cut_out)
-    inside = np.pad(inside, ((0, size.height - height), (0, size.width - width)), mode="edge")
     empty = () if len(drawn.tissue) else (f"{drawn.path.name} holds no area: nothing is tissue.",)
-    return TissueMask(inside, px, (bounds.x, bounds.y)), (*empty, *drawn.notes, *beyond)
+    return TissueMask.within(inside, px, bounds), (*empty, *drawn.notes, *beyond)
 
 
 def _beyond(drawn: Annotations, bounds: Region, px: float) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import MppTooCoarse
-from wsi.geometry import Region, round_px
+from wsi.geometry import Region, pixels_along, round_px
 
 STAINS = "none", "macenko", "reinhard"  # ways to normalise stains
 
@@ -63,6 +63,16 @@ class TissueMask:
     inside: NDArray[np.bool_]  # (h, w)
     px: float  # level-0 px per mask px
     origin: tuple[int, int] = (0, 0)  # level-0 (x, y) of the mask's top-left corner: the slide's bounds
+
+    @classmethod
+    def within(cls, inside: NDArray[np.bool_], px: float, bounds: Region) -> TissueMask:
+        """From the pixels that lie within `bounds`: the last row and column, which reach beyond, are given what lies
+        beside them."""
+        margin = [
+            (0, pixels_along(side, px)[1] - n)
+            for side, n in zip((bounds.height, bounds.width), inside.shape, strict=True)
+        ]
+        return cls(np.pad(inside, margin, mode="edge"), px, (bounds.x, bounds.y))
 
     def fraction(self, regions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Share of each region that is tissue, (N,) in 0..1, exact for any overlap with the mask's raster.

@@ -15,7 +15,7 @@ import numpy as np
 from tiling.grid import TissueMask
 from tiling.morphology import Bools, closed, grown, holes, opened, pieces, shrunk, trimmed
 from tiling.stain import RGB, Contrast, Looks, extremes, looks
-from wsi.geometry import round_px
+from wsi.geometry import pixels_along, round_px
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,8 @@ def detect_tissue(slide: Any, config: TissueConfig = _DEFAULT) -> TissueMask:
     """
     bounds = slide.bounds
     rgb, px = slide.overview(max(config.mpp, slide.mpp))
-    # The last row and column reach beyond the slide, which is white there: they are given what lies beside them.
-    height, width = max(1, int(bounds.height / px + 1e-6)), max(1, int(bounds.width / px + 1e-6))
-    inside = segment_tissue(rgb[:height, :width], slide.mpp * px, config)
-    margin = ((0, rgb.shape[0] - height), (0, rgb.shape[1] - width))
-    return TissueMask(np.pad(inside, margin, mode="edge"), px, (bounds.x, bounds.y))
+    height, width = (pixels_along(side, px)[0] for side in (bounds.height, bounds.width))  # beyond, it is white
+    return TissueMask.within(segment_tissue(rgb[:height, :width], slide.mpp * px, config), px, bounds)
 
 
 def segment_tissue(rgb: RGB, mpp: float, config: TissueConfig = _DEFAULT) -> Bools:

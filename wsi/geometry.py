@@ -53,6 +53,12 @@ class Region:
         return inside and other.x + other.width <= self.x + self.width and other.bottom <= self.bottom
 
 
+def pixels_along(length: int, px: float) -> tuple[int, int]:
+    """How many pixels of a raster of `px` fit into `length` (at least one), and how many cover it."""
+    # The small term keeps 100.00000001 from growing a pixel of nothing.
+    return max(1, int(length / px + 1e-6)), math.ceil(length / px - 1e-6)
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """One level of the pyramid: its own size and how many level-0 pixels one of its pixels spans, per axis."""

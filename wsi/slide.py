@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Never, Self
 
 from wsi.files import fingerprint
-from wsi.geometry import Level, Region, Size, best_level, round_px
+from wsi.geometry import Level, Region, Size, best_level, pixels_along, round_px
 from wsi.limits import check_overview, check_read
 from wsi.location import Location
 from wsi.readers import ReducingReader, unreachable
@@ -151,8 +151,7 @@ class Slide:
         than 2^28 pixels, SlideUnreadable as `read`.
         """
         px = max(1.0, mpp / self.mpp)
-        # The small term keeps 100.00000001 from growing a pixel of nothing.
-        size = Size(math.ceil(self.bounds.width / px - 1e-6), math.ceil(self.bounds.height / px - 1e-6))
+        size = Size(*(pixels_along(side, px)[1] for side in (self.bounds.width, self.bounds.height)))
         check_overview(self.path, size, self.mpp)
         return self._draw(size, (px, px)), px
 
