@@ -13,6 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.manifest import SlideEntry
 from pipeline.output import RECORD_VERSION, SlideFolder
 from tiling.grid import READ_FAILED, READ_PADDED
+from tiling.quality import flag_counts
 from wsi.errors import ArtefactError
 from wsi.facts import SlideFacts
 from wsi.identity import fingerprint
@@ -33,6 +34,7 @@ class GridRecord:
     domain: str
     seconds: dict[str, float]  # per stage
     files: tuple[dict[str, Any], ...]  # path, bytes and sha256 of every chunk
+    flagged: dict[str, int] | None = None  # tiles by quality flag; None where they were not looked over
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ def grid_record(grid: FeatureGrid, seconds: dict[str, float]) -> GridRecord:
         domain=header.encoder_spec.domain,
         seconds={stage: round(s, 3) for stage, s in seconds.items()},
         files=_listed(grid),
+        flagged=None if grid.quality is None else flag_counts(grid.quality),
     )
 
 

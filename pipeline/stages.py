@@ -15,6 +15,7 @@ from features.extraction import finished_grid, whole_blocks
 from features.header import GridHeader
 from features.spec import Encoder
 from features.writer import clear_leftovers
+from heads.bag import kept_rows
 from heads.prompts import PromptSet
 from pipeline.config import RunConfig
 from pipeline.crops import cut_crops
@@ -23,7 +24,7 @@ from pipeline.manifest import SlideEntry, printable
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.pictures import write_overview
 from pipeline.record import SlideRecord, grid_record, reuse_problem
-from pipeline.zeroshot import Scorer, score_slide
+from pipeline.zeroshot import Scorer, nothing_left, score_slide
 from tiling.grid import READ_FAILED
 from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
 from wsi.errors import ArtefactError, SetupError, SlideUnreadable, ToolkitError, UsageError
@@ -127,8 +128,11 @@ class _Job:
             self.stage = "zeroshot"
             score_slide(self.folder, record, scorer_for(self.task.config, self.task.prompts), self.task.config.pictures)
             self.stage = "pictures"
-            grid = FeatureGrid.open(self.folder.features / record.current).grid
-            cut_crops(self.folder, record, grid, self.reader)
+            grid = FeatureGrid.open(self.folder.features / record.current)
+            drop = self.task.config.zeroshot.drop
+            if drop and not kept_rows(grid, drop).any():
+                self.notes = (*self.notes, f"{self.task.entry.name}: {nothing_left(len(grid), drop)}.")
+            cut_crops(self.folder, record, grid.grid, self.reader)
         if not record.grid.tiles:
             return self.outcome(NO_TISSUE)
         return self.outcome(REUSED if reused else DONE)

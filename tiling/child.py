@@ -109,7 +109,7 @@ class Child:
                     free.append(receive(self.inbox)[0]["free"])
                 slot = free.pop()
                 slots[slot, : len(batch)] = batch.pixels
-                send(self.outbox, {"slot": slot}, {"cells": batch.cells, "status": batch.status})
+                send(self.outbox, {"slot": slot}, {"cells": batch.cells, "status": batch.status, "flags": batch.flags})
         send(self.outbox, {"end": True})
         while len(free) < request["slots"]:
             free.append(receive(self.inbox)[0]["free"])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileBatch, TileGrid
+from tiling.quality import tile_flags
 from wsi.errors import SlideImplausible, SlideUnreadable, UsageError
 from wsi.geometry import Size
 
@@ -63,13 +64,15 @@ class _Stretch:
     cells: Indices  # (n,)
     pixels: NDArray[np.uint8]  # (n, size, size, 3)
     status: NDArray[np.uint8]  # (n,)
+    flags: NDArray[np.uint8]  # (n,)
     reads: list[Future[None]]
 
     @classmethod
     def empty(cls, source: _Source, first: int, last: int) -> _Stretch:
         n, size = last - first, source.grid.spec.size_px
         pixels = np.zeros((n, size, size, 3), np.uint8)
-        return cls(first, source.cells[first:last], pixels, np.full(n, READ_FAILED, np.uint8), [])
+        status, flags = np.full(n, READ_FAILED, np.uint8), np.zeros(n, np.uint8)
+        return cls(first, source.cells[first:last], pixels, status, flags, [])
 
     def wait(self) -> None:
         for read in self.reads:
@@ -114,7 +117,7 @@ def _batches(stretches: Iterator[_Stretch], size: int, start: int, stop: int) ->
             if room is None:
                 room, filled = _room(min(size, stop - stretch.first - at), stretch), 0
             n = min(len(room) - filled, len(stretch.cells) - at)
-            for name in ("pixels", "cells", "status"):
+            for name in ("pixels", "cells", "status", "flags"):
                 getattr(room, name)[filled : filled + n] = getattr(stretch, name)[at : at + n]
             filled, at = filled + n, at + n
             if filled == len(room):
@@ -123,7 +126,12 @@ def _batches(stretches: Iterator[_Stretch], size: int, start: int, stop: int) ->
 
 
 def _room(n: int, like: _Stretch) -> TileBatch:
-    return TileBatch(np.empty((n, *like.pixels.shape[1:]), np.uint8), np.empty(n, np.int64), np.empty(n, np.uint8))
+    pixels, status, flags = (
+        np.empty((n, *like.pixels.shape[1:]), np.uint8),
+        np.empty(n, np.uint8),
+        np.empty(n, np.uint8),
+    )
+    return TileBatch(pixels, np.empty(n, np.int64), status, flags)
 
 
 def _stretches(source: _Source) -> Iterator[tuple[int, int]]:
@@ -189,5 +197,7 @@ def _read(source: _Source, stretch: _Stretch, tiles: Indices) -> None:
             hint="Convert it to a pyramidal TIFF, or ask for finer tiles with --set tile.mpp.",
             path=str(source.slide.path),
         ) from error
+    if source.grid.spec.quality:
+        stretch.flags[tiles] = tile_flags(pixels, source.grid.spec.mpp)
     stretch.pixels[tiles] = pixels
     stretch.status[tiles] = np.where(padded, READ_PADDED, READ_OK)
