@@ -95,22 +95,28 @@ class StoredBag:
     slide_id: str
     encoder_digest: str
     tile: str
-    kept: NDArray[np.bool_] = field(repr=False)  # (tiles of the grid,) those that are the bag's rows
+    drop: tuple[str, ...] = ()  # quality flags whose tiles are left out
 
     @classmethod
     def of(cls, fg: Any, slide_id: str | None = None, drop: Sequence[str] = ()) -> StoredBag:
         """Without the tiles that `kept_rows` leaves out."""
-        return cls(fg, slide_id or fg.slide_id, digest(fg.encoder), tile_text(fg.grid.spec), kept_rows(fg, drop))
+        return cls(fg, slide_id or fg.slide_id, digest(fg.encoder), tile_text(fg.grid.spec), tuple(drop))
 
     def __len__(self) -> int:
         return int(self.kept.sum())
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """(tiles of the grid,) those that are the bag's rows."""
+        return kept_rows(self.grid, self.drop)
 
     @property
     def dim(self) -> int:
         return int(self.grid.features.shape[1])
 
     def load(self) -> NDArray[np.floating]:
-        return np.asarray(self.grid.features[:] if self.kept.all() else self.grid.features[self.kept])
+        kept = self.kept
+        return np.asarray(self.grid.features[:] if kept.all() else self.grid.features[kept])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -161,6 +161,7 @@ def main(argv: list[str]) -> None:
     inbox, outbox, ring, memory = (int(a) for a in argv)
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    cv2.setNumThreads(1)  # tiles are small, and read in threads of their own: OpenCV's would mostly wait for each other
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what C libraries print belongs to the log, not to the frames
     Child(inbox, outbox, ring).serve()
 
