@@ -27,7 +27,7 @@ def encode_tiles(tiles: Iterable[TileBatch], encoder: Encoder) -> Iterator[Featu
     for batch in tiles:
         features = np.array(encoder.encode_images(batch.pixels), np.float32)
         features[batch.status == READ_FAILED] = np.nan
-        yield FeatureRows(features, batch.status)
+        yield FeatureRows(features, batch.status, batch.flags)
 
 
 def extract(

@@ -69,6 +69,7 @@ class FeatureGrid:
     features: LazyFeatures  # (N, D) float16 or float32, lazy; NaN where read_status is READ_FAILED
     read_status: NDArray[np.uint8]  # (N,) READ_OK, READ_PADDED or READ_FAILED
     records: tuple[ChunkRecord, ...]  # every file, with size and digest
+    quality: NDArray[np.uint8] | None = None  # (N,) flags, see `tiling.quality`; None where they were not asked for
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureGrid:
@@ -83,15 +84,17 @@ class FeatureGrid:
         metadata = [record for record in records if record.path.endswith("zarr.json")]
         for fault in (*missing(path, records), *altered(path, metadata)):
             raise damaged(path, fault)
-        arrays = StoredArrays(path, records)
+        arrays = StoredArrays(path, records, header)
         fraction, keep = arrays.read("tissue_fraction"), arrays.read("keep")
         grid = TileGrid(header.tile_spec, header.origin, header.span_px, header.stride_px, keep, fraction)
         status = arrays.read("read_status")
+        quality = arrays.read("quality") if header.tile_spec.quality else None
         rows, dim = arrays.shape("features")
-        if {rows, len(status), len(fraction)} != {len(grid)} or dim != header.encoder_spec.dim:
+        lengths = {rows, len(status), len(fraction), len(status if quality is None else quality)}
+        if lengths != {len(grid)} or dim != header.encoder_spec.dim:
             raise damaged(path, f"its arrays do not have the {len(grid)} rows of its lattice")
         features = LazyFeatures(arrays, status == READ_FAILED, path)
-        return cls(path, header, grid, features, status, tuple(records))
+        return cls(path, header, grid, features, status, tuple(records), quality)
 
     def __len__(self) -> int:
         """Number of tiles, N; 0 on a slide without tissue."""

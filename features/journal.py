@@ -24,6 +24,7 @@ class Piece:
 
     features: NDArray[np.floating]  # (B, D), as stored
     status: NDArray[np.uint8]  # (B,)
+    flags: NDArray[np.uint8]  # (B,)
 
 
 class Journal:
@@ -50,7 +51,8 @@ class Journal:
 
     def append(self, piece: Piece) -> None:
         """Adds a piece. Not synced to the disk: after a power cut its digest tells whether it got there."""
-        payload = piece.features.astype(self._dtype, copy=False).tobytes() + piece.status.tobytes()
+        features = piece.features.astype(self._dtype, copy=False)
+        payload = features.tobytes() + piece.status.tobytes() + piece.flags.tobytes()
         write_atomic(self._path(self._count), hashlib.sha256(payload).digest() + payload, durable=False)
         self._count += 1
 
@@ -69,12 +71,13 @@ class Journal:
         path = self._path(index)
         data = path.read_bytes() if path.is_file() else b""
         payload = memoryview(data)[_DIGEST_BYTES:]
-        row_bytes = self._dim * self._dtype.itemsize + 1
+        row_bytes = self._dim * self._dtype.itemsize + 2
         rows, rest = divmod(len(payload), row_bytes)
         if not rows or rest or rows > PIECE_ROWS or hashlib.sha256(payload).digest() != data[:_DIGEST_BYTES]:
             return None
         features = np.frombuffer(payload, self._dtype, rows * self._dim).reshape(rows, self._dim)
-        return Piece(features, np.frombuffer(payload, np.uint8, rows, offset=features.nbytes))
+        status, flags = np.frombuffer(payload, np.uint8, offset=features.nbytes).reshape(2, rows)
+        return Piece(features, status, flags)
 
     def _path(self, index: int) -> Path:
         return self._folder / f"{index:06d}.rows"

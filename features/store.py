@@ -36,26 +36,30 @@ def write_arrays(folder: Path, header: GridHeader, grid: TileGrid, pieces: Itera
     """
     group = zarr.create_group(_OwnStore(folder), attributes=header.attributes())
     features = _create_features(group, len(grid), header)
-    status = np.empty(len(grid), np.uint8)
+    status, flags = np.empty(len(grid), np.uint8), np.empty(len(grid), np.uint8)
     row = 0
     for shard in _batched(pieces, SHARD_CHUNKS):
         end = row + sum(len(piece.status) for piece in shard)
         features[row:end] = np.concatenate([piece.features for piece in shard])
         status[row:end] = np.concatenate([piece.status for piece in shard])
+        flags[row:end] = np.concatenate([piece.flags for piece in shard])
         row = end
     _create(group, "coords", grid.coords, ("tile", "xy"))
     _create(group, "keep", grid.keep, ("row", "col"))
     _create(group, "tissue_fraction", grid.tissue_fraction, ("tile",))
     _create(group, "read_status", status, ("tile",))
+    if header.tile_spec.quality:
+        _create(group, "quality", flags, ("tile",))
 
 
 class StoredArrays:
     """The arrays of a finished grid, open for reading. Not shared between processes: reopen by path."""
 
-    def __init__(self, folder: Path, records: list[ChunkRecord]) -> None:
+    def __init__(self, folder: Path, records: list[ChunkRecord], header: GridHeader) -> None:
         self._folder = folder
         self._records = records
-        self._arrays = {name: self._open(name) for name in ("features", "keep", "tissue_fraction", "read_status")}
+        names = ("features", "keep", "tissue_fraction", "read_status", *(["quality"] * header.tile_spec.quality))
+        self._arrays = {name: self._open(name) for name in names}
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._arrays[name].shape

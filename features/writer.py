@@ -29,6 +29,11 @@ class FeatureRows:
 
     features: NDArray[np.float32]  # (B, D), not normalised unless the encoder's spec says so
     status: NDArray[np.uint8]  # (B,) READ_OK, READ_PADDED or READ_FAILED
+    flags: NDArray[np.uint8] = None  # type: ignore[assignment]  # (B,) see `tiling.quality`; None: all 0
+
+    def __post_init__(self) -> None:
+        if self.flags is None:
+            object.__setattr__(self, "flags", np.zeros(len(self.status), np.uint8))
 
     def __len__(self) -> int:
         return len(self.status)
@@ -48,8 +53,8 @@ class GridWriter:
         self._dest, self._header, self._grid = Path(dest), header, grid
         self._staging = staging_path(self._dest)
         self._features = np.empty((PIECE_ROWS, header.encoder_spec.dim), header.dtype)
-        self._status = np.empty(PIECE_ROWS, np.uint8)
-        self._waiting = 0  # rows in the two buffers, not yet a piece
+        self._status, self._flags = np.empty(PIECE_ROWS, np.uint8), np.empty(PIECE_ROWS, np.uint8)
+        self._waiting = 0  # rows in the three buffers, not yet a piece
         with storage_errors(self._dest):
             self._claim_staging()
             self._journal = Journal(self._staging / "rows", header.encoder_spec.dim, header.dtype)
@@ -73,6 +78,7 @@ class GridWriter:
             count = min(PIECE_ROWS - self._waiting, len(rows) - taken)
             here, there = slice(self._waiting, self._waiting + count), slice(taken, taken + count)
             self._features[here], self._status[here] = features[there], rows.status[there]
+            self._flags[here] = rows.flags[there]
             self._waiting, taken = self._waiting + count, taken + count
             if self._waiting == PIECE_ROWS or self._next_row == len(self._grid):
                 self._flush()
@@ -142,7 +148,8 @@ class GridWriter:
 
     def _flush(self) -> None:
         with storage_errors(self._staging):
-            self._journal.append(Piece(self._features[: self._waiting], self._status[: self._waiting]))
+            n = self._waiting
+            self._journal.append(Piece(self._features[:n], self._status[:n], self._flags[:n]))
         self._kept, self._waiting = self._next_row, 0
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from heads.problems import refuse, some
 from tiling.grid import READ_FAILED
+from tiling.quality import drop_mask
+from wsi.errors import UsageError
 from wsi.identity import digest
 
 
@@ -66,12 +68,12 @@ class Bag:
         object.__setattr__(self, "cells", cells.astype(np.int64))
 
     @classmethod
-    def from_grid(cls, fg: Any) -> Bag:
-        """The bag of a feature grid (`features.FeatureGrid`), without the tiles that could not be read."""
-        read = np.asarray(fg.read_status) != READ_FAILED
-        x = np.asarray(fg.features[:])[read]
+    def from_grid(cls, fg: Any, drop: Sequence[str] = ()) -> Bag:
+        """The bag of a feature grid (`features.FeatureGrid`), without the tiles that `kept_rows` leaves out."""
+        kept = kept_rows(fg, drop)
+        x = np.asarray(fg.features[:])[kept]
         about = {"slide_id": fg.slide_id, "encoder_digest": digest(fg.encoder), "tile": tile_text(fg.grid.spec)}
-        return cls(x=x, cells=fg.grid.cells[read], **about)
+        return cls(x=x, cells=fg.grid.cells[kept], **about)
 
     def __len__(self) -> int:
         """Number of tiles, N."""
@@ -93,26 +95,28 @@ class StoredBag:
     slide_id: str
     encoder_digest: str
     tile: str
+    drop: tuple[str, ...] = ()  # quality flags whose tiles are left out
 
     @classmethod
-    def of(cls, fg: Any, slide_id: str | None = None) -> StoredBag:
-        return cls(fg, slide_id or fg.slide_id, digest(fg.encoder), tile_text(fg.grid.spec))
+    def of(cls, fg: Any, slide_id: str | None = None, drop: Sequence[str] = ()) -> StoredBag:
+        """Without the tiles that `kept_rows` leaves out."""
+        return cls(fg, slide_id or fg.slide_id, digest(fg.encoder), tile_text(fg.grid.spec), tuple(drop))
 
     def __len__(self) -> int:
-        return int(self.read.sum())
+        return int(self.kept.sum())
 
     @property
-    def read(self) -> NDArray[np.bool_]:
-        """(tiles of the grid,) those that could be read, which are the bag's rows."""
-        return np.asarray(self.grid.read_status != READ_FAILED)
+    def kept(self) -> NDArray[np.bool_]:
+        """(tiles of the grid,) those that are the bag's rows."""
+        return kept_rows(self.grid, self.drop)
 
     @property
     def dim(self) -> int:
         return int(self.grid.features.shape[1])
 
     def load(self) -> NDArray[np.floating]:
-        read = self.read
-        return np.asarray(self.grid.features[:] if read.all() else self.grid.features[read])
+        kept = self.kept
+        return np.asarray(self.grid.features[:] if kept.all() else self.grid.features[kept])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,6 +156,23 @@ class PatientBag:
     def split(self, per_tile: NDArray[Any]) -> list[NDArray[Any]]:
         """Values of the bag's tiles, one array for each part."""
         return np.split(per_tile, np.cumsum([len(p) for p in self.parts])[:-1])
+
+
+def kept_rows(fg: Any, drop: Sequence[str] = ()) -> NDArray[np.bool_]:
+    """(N,) the tiles of a feature grid that could be read and have none of the quality flags in `drop`.
+
+    Raises UsageError for a flag that there is none of, and for features without flags.
+    """
+    read = np.asarray(fg.read_status != READ_FAILED)
+    if not drop:
+        return read
+    mask = drop_mask(drop)
+    if fg.quality is None:
+        raise UsageError(
+            f"{fg.slide_id}: these features have no quality flags, so no tile can be dropped by them.",
+            hint="Run the slides with `wsi run --quality`, or drop none: --drop none.",
+        )
+    return np.asarray(read & ((fg.quality & mask) == 0))
 
 
 def tile_text(spec: Any) -> str:

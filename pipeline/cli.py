@@ -66,6 +66,13 @@ Prompts = Annotated[
 Exact = Annotated[
     bool, typer.Option("--exact", help="Decode every pixel, also where a reader could scale in decoding.")
 ]
+Drop = Annotated[
+    str | None,
+    typer.Option(
+        help="Leave out tiles with these quality flags: blur, pen, fold, saturated (with commas), or none.",
+        show_default=False,
+    ),
+]
 Workers = Annotated[int, typer.Option(min=0, help="Local worker processes; 0 works in this one.")]
 Scheduler = Annotated[str, typer.Option(help="Address of a Dask scheduler to work on.", show_default=False)]
 TissueFrom = Annotated[
@@ -98,6 +105,8 @@ def run(
     tissue_from: TissueFrom = None,
     exact: Exact = False,
     stain: Stain = None,
+    quality: Annotated[bool, typer.Option("--quality", help="Look tiles over for blur, pen, folds, clipping.")] = False,
+    drop: Drop = None,
     device: Device = None,
     slide_timeout: Timeout = None,
     workers: Workers = 0,
@@ -108,7 +117,9 @@ def run(
 
     flags: dict[str, object] = {"device": device, "reader.timeout_s": slide_timeout, "zeroshot.prompts": prompts}
     flags |= {"encoder.name": encoder, "encoder.weights": weights, "encoder.untrained": untrained or None}
+    left_out = wishes.dropped(drop)
     flags |= {"tile.exact": exact or None, "tile.stain": stain}
+    flags |= {"tile.quality": quality or bool(left_out) or None, "zeroshot.drop": left_out}
     wanted = wishes.configured(config, settings, flags)
     wishes.check_apart(slides, out)
     entries = wishes.with_drawn_tissue(wishes.chosen_slides(slides, manifest, mpp, limit), tissue_from)
@@ -203,12 +214,13 @@ def info(
 def zeroshot(
     out: OutArgument,
     prompts: Annotated[str, typer.Option(help="A shipped prompt set or a TOML/JSON file.", show_default=False)],
+    drop: Drop = None,
     settings: Set = None,
 ) -> None:
     """New prompts over the features that are there; no slide is opened."""
-    from pipeline.commands import results
+    from pipeline.commands import results, wishes
 
-    raise typer.Exit(results.zeroshot(out, prompts, settings))
+    raise typer.Exit(results.zeroshot(out, prompts, settings, wishes.dropped(drop)))
 
 
 @app.command()
@@ -277,6 +289,7 @@ def train(
         bool, typer.Option("--slide-level", help="Labels are of slides, which may differ within a patient.")
     ] = False,
     features: Features = None,
+    drop: Drop = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Training setting, e.g. epochs=50. Repeatable.", show_default=False),
@@ -285,15 +298,14 @@ def train(
     seed: Annotated[int, typer.Option(help="Of folds, weights and draws.")] = 0,
 ) -> None:
     """Train and test a slide-level head on cached features: cross-validated by patient, with intervals and plots."""
-    from pipeline.commands import heads
+    from pipeline.commands import heads, wishes
 
     columns = {
         "time": time, "event": event, "censored": censored, "patient": group, "site": site, "fold": fold_column
     }  # fmt: skip
     question = heads.question(task, target, columns, slide_level=slide_level)
-    raise typer.Exit(
-        heads.train(run, features, labels, out, question, heads.plan(question, head, folds, draws, seed, settings))
-    )
+    plan = heads.plan(question, head, folds, draws, seed, settings)
+    raise typer.Exit(heads.train(run, features, labels, out, question, plan, wishes.dropped(drop) or ()))
 
 
 @app.command()
@@ -306,15 +318,20 @@ def predict(
     abstain: Annotated[
         float | None, typer.Option(min=0, max=1, help="No label below this probability.", show_default=False)
     ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(help="Quality flags, or none. [default: those left out in training]", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="CSV to write. [default: OUT/predictions.csv]", show_default=False),
     ] = None,
 ) -> None:
     """A trained head's scores for every slide: mean of its folds, with their spread."""
-    from pipeline.commands import heads
+    from pipeline.commands import heads, wishes
 
-    raise typer.Exit(heads.predict(run, features, head, heads.Wishes(out, abstain, heatmap, scale)))
+    wanted = heads.Wishes(out, abstain, heatmap, scale, wishes.dropped(drop))
+    raise typer.Exit(heads.predict(run, features, head, wanted))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from tiling.grid import TileSpec
+from tiling.quality import unknown_flag
 from tiling.supervised import ReaderConfig
 from tiling.tissue import TissueConfig
 from wsi.errors import ConfigError
@@ -49,6 +50,7 @@ class ZeroShotConfig:
     smooth: bool = False  # average each tile's scores with its 8 lattice neighbours first
     draws: int = 50  # prompt draws for the spread, as in MI-Zero; 0 skips it
     seed: int = 0  # of those draws
+    drop: tuple[str, ...] = ()  # tiles with one of these quality flags are left out: blur, pen, fold, saturated
 
     def __post_init__(self) -> None:
         if not self.top_k or len(set(self.top_k)) < len(self.top_k) or min(self.top_k) < 1 or self.draws < 0:
@@ -57,6 +59,8 @@ class ZeroShotConfig:
             )
         if self.label_k not in self.top_k:
             raise ValueError(f"label_k = {self.label_k} must be one of top_k = {list(self.top_k)}")
+        if told := unknown_flag(self.drop):
+            raise ValueError(told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,10 @@ class RunConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     zeroshot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
     pictures: PictureConfig = field(default_factory=PictureConfig)
+
+    def __post_init__(self) -> None:
+        if self.zeroshot.drop and not self.tile.quality:
+            raise ValueError("zeroshot.drop needs the quality flags of a `wsi run --quality`: tile.quality = true")
 
 
 def load_config(path: Path | str | None = None, settings: list[str] | tuple[str, ...] = ()) -> RunConfig:
@@ -195,4 +203,10 @@ def _unknown(prefix: str, key: str, known: list[str]) -> str:
 def _sentence(prefix: str, error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     reason = error["msg"].removeprefix("Value error, ")
-    return f"{prefix}{where}: {reason} (got {error['input']!r})" if where else f"[{prefix.rstrip('.')}] {reason}"
+    return (
+        f"{prefix}{where}: {reason} (got {error['input']!r})"
+        if where
+        else f"[{prefix.rstrip('.')}] {reason}"
+        if prefix
+        else reason
+    )

@@ -122,6 +122,11 @@ def unseen_by(head: TrainedHead, slides: Sequence[str], patient: str, source: st
     return tuple(folds) or None
 
 
+def dropped_by(head: TrainedHead) -> tuple[str, ...]:
+    """The quality flags whose tiles were left out of its training."""
+    return tuple(head.card.about.get("asked", {}).get("drop", ()))
+
+
 def training_outcomes(head: TrainedHead, fold: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Time and event of the patients it was trained on, or those of one fold's member. UsageError without them."""
     if "outcomes" not in head.card.about:

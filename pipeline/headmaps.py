@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 
 from features import FeatureGrid
 from heads import load_head
-from heads.bag import StoredBag
+from heads.bag import StoredBag, kept_rows
 from heads.tasks import Biomarker, Classification, DiscreteHazard
 from heads.trained import TrainedHead
-from pipeline.headfolder import unseen_by
+from pipeline.headfolder import dropped_by, unseen_by
 from pipeline.heatmap import RELATIVE, SIGNED, HeatStyle
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.pictures import HEAD, TileScores, write_heatmap
 from pipeline.record import SlideRecord
-from pipeline.rescore import each_slide, nothing_read
+from pipeline.rescore import each_slide, nothing_kept
 from pipeline.zeroshot import file_name
-from tiling.grid import READ_FAILED
 from wsi.errors import UsageError
 
 SCALES = ("raw", "rank", "cohort")
@@ -35,39 +34,59 @@ def check_scale(scale: str) -> None:
 
 
 def draw_head_maps(
-    out: OutputFolder, folders: list[SlideFolder], head: Path, skipped: list[str], scale: str = "raw"
+    out: OutputFolder,
+    folders: list[SlideFolder],
+    head: Path,
+    skipped: list[str],
+    scale: str = "raw",
+    *,
+    drop: Sequence[str] | None = None,
 ) -> Iterator[Path]:
     """Attention and contribution maps of the slides with tiles; yields the files.
 
     raw: values as they are, attention times N so that slides compare. rank: percentile within the slide. cohort:
-    percentile among the tiles of all slides drawn. A sentence for each slide that fails is added to `skipped`.
+    percentile among the tiles of all slides drawn. `drop` as in `head_maps`. A sentence for each slide that fails is
+    added to `skipped`.
     """
     check_scale(scale)
     trained, name = load_head(head), head.resolve().name
-    reference = _reference(out, folders, trained, name, []) if scale == "cohort" else {}
+    left_out = dropped_by(trained) if drop is None else drop
+
+    def maps_of(grid: FeatureGrid, record: SlideRecord) -> list[TileScores]:
+        return head_maps(grid, record, trained, name, str(out.path.absolute()), drop=left_out)
+
+    every = each_slide(out, folders, lambda f, r: maps_of(_grid(f, r, left_out), r), [])
+    reference = _reference(every) if scale == "cohort" else {}
 
     def draw(folder: SlideFolder, record: SlideRecord) -> list[Path]:
-        grid = _grid(folder, record)
-        maps = head_maps(grid, record, trained, name, str(out.path.absolute()))
-        return [write_heatmap(folder, record, grid.grid, scaled(m, scale, reference.get(m.name))) for m in maps]
+        grid = _grid(folder, record, left_out)
+        scaled_maps = (scaled(m, scale, reference.get(m.name)) for m in maps_of(grid, record))
+        return [write_heatmap(folder, record, grid.grid, m) for m in scaled_maps]
 
     for paths in each_slide(out, folders, draw, skipped):
         yield from paths
 
 
 def head_maps(
-    grid: FeatureGrid, record: SlideRecord, head: TrainedHead, name: str, source: str = ""
+    grid: FeatureGrid,
+    record: SlideRecord,
+    head: TrainedHead,
+    name: str,
+    source: str = "",
+    *,
+    drop: Sequence[str] | None = None,
 ) -> list[TileScores]:
     """Attention, one map or one for each output; and contribution to the answer given, or to each biomarker.
 
     Heads without evidence for tiles, and discrete hazards, of which no tile makes one number, show attention alone.
 
-    A slide the head was trained on is shown by the fold that left it out.
+    A slide the head was trained on is shown by the fold that left it out. Tiles with a quality flag in `drop` are gaps;
+    None: those that were left out of the head's training.
     """
-    bag = StoredBag.of(grid, record.id)
+    bag = StoredBag.of(grid, record.id, dropped_by(head) if drop is None else drop)
     members = unseen_by(head, (record.id,), record.patient or record.id, source)
     score = head.score(bag, members)
-    attention, read = score.per_tile, bag.read
+    attention, kept = score.per_tile, bag.kept
     assert attention is not None, "every head tells its attention"
     outputs = _output_names(head)
     columns = attention[:, None] if attention.ndim == 1 else attention
@@ -75,7 +94,7 @@ def head_maps(
 
     def of(kind: str, title: str, values: NDArray[np.float32], style: HeatStyle) -> TileScores:
         full = np.full(len(grid), np.nan, np.float32)
-        full[read] = values
+        full[kept] = values
         return TileScores(f"{kind}-{file_name(name)}", title, full, style, f"{HEAD}{name}", head.digest)
 
     maps = []
@@ -125,21 +144,17 @@ def scaled(scores: TileScores, scale: str, reference: NDArray[np.float32] | None
     return replace(scores, values=percentile, title=f"{scores.title}; percentile of {whose}", style=PERCENTILE)
 
 
-def _reference(
-    out: OutputFolder, folders: list[SlideFolder], head: TrainedHead, name: str, skipped: list[str]
-) -> dict[str, NDArray[np.float32]]:
+def _reference(slides: Iterable[list[TileScores]]) -> dict[str, NDArray[np.float32]]:
     """All values of each map over all slides."""
     gathered: dict[str, list[NDArray[np.float32]]] = {}
-    for maps in each_slide(
-        out, folders, lambda f, r: head_maps(_grid(f, r), r, head, name, str(out.path.absolute())), skipped
-    ):
+    for maps in slides:
         for m in maps:
             gathered.setdefault(m.name, []).append(m.values[np.isfinite(m.values)])
     return {key: np.concatenate(values) for key, values in gathered.items()}
 
 
-def _grid(folder: SlideFolder, record: SlideRecord) -> FeatureGrid:
+def _grid(folder: SlideFolder, record: SlideRecord, drop: Sequence[str]) -> FeatureGrid:
     grid = FeatureGrid.open(folder.features / record.current)
-    if (grid.read_status == READ_FAILED).all():
-        raise nothing_read(folder)
+    if not kept_rows(grid, drop).any():
+        raise nothing_kept(folder, grid, drop)
     return grid

@@ -14,6 +14,7 @@ from pipeline.manifest import SlideEntry
 from pipeline.output import RECORD_VERSION, SlideFolder
 from tiling.drawn import DrawnTissue
 from tiling.grid import READ_FAILED, READ_PADDED
+from tiling.quality import flag_counts
 from tiling.tissue import TissueConfig
 from wsi.errors import ArtefactError, SlideError
 from wsi.facts import SlideFacts
@@ -37,6 +38,7 @@ class GridRecord:
     domain: str
     seconds: dict[str, float]  # per stage
     files: tuple[dict[str, Any], ...]  # path, bytes and sha256 of every chunk
+    flagged: dict[str, int] | None = None  # tiles by quality flag; None where they were not looked over
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def grid_record(grid: FeatureGrid, seconds: dict[str, float]) -> GridRecord:
         domain=header.encoder_spec.domain,
         seconds={stage: round(s, 3) for stage, s in seconds.items()},
         files=_listed(grid),
+        flagged=None if grid.quality is None else flag_counts(grid.quality),
     )
 
 

@@ -49,6 +49,7 @@ class Counts:
     kept: int
     padded: int = 0  # of those kept: white where they reach beyond the slide's edge
     unreadable: int = 0  # of those kept: left out of every score
+    flagged: tuple[tuple[str, int], ...] = ()  # of those kept, by quality flag; empty where they were not looked over
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def _described(record: SlideRecord, folder: SlideFolder, found: Scores | None) -
             ("tissue", f"{grid.tissue_mm2:.2f} mm2"),
             *names.items(),
         ),
-        "counts": Counts(grid.tiles, grid.padded, grid.unreadable),
+        "counts": Counts(grid.tiles, grid.padded, grid.unreadable, tuple((grid.flagged or {}).items())),
         "seconds": tuple(grid.seconds.items()),
         "overview": folder.overlay,
         "width_um": facts.bounds.width * facts.mpp,

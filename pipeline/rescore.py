@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features import FeatureGrid
 from heads import PromptSet
+from heads.bag import kept_rows
 from pipeline import ledger
 from pipeline.config import RunConfig
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.pictures import write_heatmap
 from pipeline.record import SlideRecord
 from pipeline.stages import encoder_for
-from pipeline.zeroshot import Scorer, TileMap, class_map, default_prompts, map_values, score_slide
+from pipeline.zeroshot import Scorer, TileMap, class_map, default_prompts, map_values, nothing_left, score_slide
 from wsi.errors import SetupError, SlideUnreadable, ToolkitError, UsageError
 
 T = TypeVar("T")
@@ -56,7 +58,7 @@ def draw_class(
     def draw(folder: SlideFolder, record: SlideRecord) -> list[Path]:
         grid, bag = scorer.bag_of(folder, record)
         if not len(bag):
-            raise nothing_read(folder)
+            raise nothing_kept(folder, grid, scorer.config.drop)
         tiles = TileMap.of(grid, bag, scorer)
         return [
             write_heatmap(folder, record, grid.grid, scorer.tile_scores(tiles, name, title, values))
@@ -91,6 +93,13 @@ def each_slide(
             skipped.append(f"{folder.id}: {error.code}. {error}")
         else:
             yield result
+
+
+def nothing_kept(folder: SlideFolder, grid: FeatureGrid, drop: Sequence[str]) -> ToolkitError:
+    """The error for a slide of which no tile can be used: all dropped, or none read."""
+    if not kept_rows(grid).any():
+        return nothing_read(folder)
+    return UsageError(f"{folder.path}: {nothing_left(len(grid), drop)}.", hint="Drop fewer flags.")
 
 
 def nothing_read(folder: SlideFolder) -> SlideUnreadable:

@@ -14,6 +14,7 @@ from features.extraction import finished_grid, whole_blocks
 from features.header import GridHeader
 from features.spec import Encoder
 from features.writer import clear_leftovers
+from heads.bag import kept_rows
 from heads.prompts import PromptSet
 from pipeline.config import RunConfig
 from pipeline.crops import cut_crops
@@ -25,7 +26,7 @@ from pipeline.record import SlideRecord, Wanted, grid_record, reuse_problem
 from pipeline.slidejob import SlideJob, Watcher, ended
 from pipeline.tissuefiles import WantedTissue, source_note, wanted_tissue
 from pipeline.tissueout import edit_note, write_tissue
-from pipeline.zeroshot import Scorer, score_slide
+from pipeline.zeroshot import Scorer, nothing_left, score_slide
 from tiling.grid import READ_FAILED
 from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
 from wsi.errors import ArtefactError
@@ -95,8 +96,11 @@ class _Job(SlideJob):
             self.stage = "zeroshot"
             score_slide(self.folder, record, scorer_for(self.task.config, self.task.prompts), self.task.config.pictures)
             self.stage = "pictures"
-            grid = FeatureGrid.open(self.folder.features / record.current).grid
-            cut_crops(self.folder, record, grid, self.reader, where=self.task.entry.path)
+            grid = FeatureGrid.open(self.folder.features / record.current)
+            drop = self.task.config.zeroshot.drop
+            if drop and not kept_rows(grid, drop).any():
+                self.notes = (*self.notes, f"{self.task.entry.name}: {nothing_left(len(grid), drop)}.")
+            cut_crops(self.folder, record, grid.grid, self.reader, where=self.task.entry.path)
         if not record.grid.tiles:
             return self.outcome(NO_TISSUE)
         return self.outcome(REUSED if reused else DONE)

@@ -10,19 +10,23 @@ from pipeline import ledger
 from pipeline.inforce import InForce, readable_record
 from pipeline.output import OutputFolder, write_csv
 from pipeline.record import SlideRecord
+from tiling.quality import NAMES
 
 SLIDE_COLUMNS = (
     "id", "slide", "patient", "status", "code", "detail", "width", "height", "mpp", "mpp_source", "vendor", "reader",
     "tiles", "padded", "unreadable", "tissue_mm2", "encoder", "features", "seconds", "warnings",
 )  # fmt: skip
+FLAG_COLUMNS = tuple(f"n_{name}" for name in NAMES)  # of slides whose tiles were looked over
 SCORE_COLUMNS = ("id", "prompts", "tiles", "label", "label_reason")
 
 
 def write_tables(out: OutputFolder) -> None:
     """Writes both tables anew. Slides that are refused are in `slides.csv` too, with the reason."""
     rows = list(slide_rows(out))
-    labels = dict.fromkeys(k for row in rows for k in row if k not in SLIDE_COLUMNS)
-    write_csv(out.path / "slides.csv", [*SLIDE_COLUMNS, *labels], rows)
+    there = dict.fromkeys(k for row in rows for k in row if k not in SLIDE_COLUMNS)
+    labels = [k for k in there if k not in FLAG_COLUMNS]
+    flags = [k for k in FLAG_COLUMNS if k in there]
+    write_csv(out.path / "slides.csv", [*SLIDE_COLUMNS, *flags, *labels], rows)
     scores = [_score_row(slide_id, found) for slide_id, found in scored(out).shown.items()]
     columns = dict.fromkeys([*SCORE_COLUMNS, *(k for row in scores for k in row)])
     write_csv(out.path / "zeroshot.csv", columns, scores)
@@ -79,12 +83,12 @@ def _described(record: SlideRecord) -> dict[str, Any]:
         "mpp_source": facts.mpp_source, "vendor": facts.vendor, "reader": facts.reader, "tiles": grid.tiles,
         "padded": grid.padded, "unreadable": grid.unreadable, "tissue_mm2": grid.tissue_mm2, "encoder": grid.encoder,
         "features": f"slides/{record.id}/features/{grid.name}", "warnings": " ".join(record.warnings),
-        **_label_columns(record.labels),
+        **{f"n_{name}": count for name, count in (grid.flagged or {}).items()}, **_label_columns(record.labels),
     }  # fmt: skip
 
 
 def _label_columns(labels: dict[str, str]) -> dict[str, str]:
-    return {f"label_{k}" if k in SLIDE_COLUMNS else k: v for k, v in labels.items()}
+    return {f"label_{k}" if k in (*SLIDE_COLUMNS, *FLAG_COLUMNS) else k: v for k, v in labels.items()}
 
 
 def _sentence(outcome: ledger.Outcome) -> str:

@@ -38,10 +38,14 @@ class FeatureSet:
     damaged: tuple[str, ...] = ()  # a sentence for each slide whose features cannot be read
     caution: str = ""  # "random weights", or the encoder's domain
     source: str = ""  # the folder or file they lie in, absolute
+    drop: tuple[str, ...] = ()  # quality flags whose tiles are left out of the bags
 
 
-def features_of_run(out: OutputFolder) -> FeatureSet:
-    """The current features of every slide that ended well."""
+def features_of_run(out: OutputFolder, drop: tuple[str, ...] = ()) -> FeatureSet:
+    """The current features of every slide that ended well, without the tiles that have a quality flag in `drop`.
+
+    Raises UsageError where there are no features, or none of these flags with them.
+    """
     bags: dict[str, BagLike] = {}
     records: list[SlideRecord] = []
     empty, damaged = [], []
@@ -50,7 +54,7 @@ def features_of_run(out: OutputFolder) -> FeatureSet:
         if record is None:
             continue
         try:
-            bag = StoredBag.of(FeatureGrid.open(out.slide(slide_id).features / record.current), slide_id)
+            bag = StoredBag.of(FeatureGrid.open(out.slide(slide_id).features / record.current), slide_id, drop)
         except ArtefactError as error:
             damaged.append(f"{slide_id}: {error.code}. {error}")
             continue
@@ -66,7 +70,7 @@ def features_of_run(out: OutputFolder) -> FeatureSet:
     caution = "random weights" if any(r.grid.untrained for r in records) else ", ".join(sorted(domains))
     patients = {r.id: r.patient for r in records if r.patient}
     return FeatureSet(
-        bags, patients, _own_labels(out, records), notes, tuple(damaged), caution, str(out.path.absolute())
+        bags, patients, _own_labels(out, records), notes, tuple(damaged), caution, str(out.path.absolute()), drop
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,6 @@ from features.spec import Encoder, EncoderSpec
 from heads import (
     Bag,
     PromptSet,
-    SlideScore,
     ensemble,
     load_prompts,
     prompt_spread,
@@ -24,13 +24,13 @@ from heads import (
     zero_shot_pooled,
     zero_shot_probabilities,
 )
+from heads.bag import kept_rows
 from pipeline.config import PictureConfig, ZeroShotConfig
 from pipeline.geojson import TileLayer
 from pipeline.heatmap import PROBABILITY
 from pipeline.output import SlideFolder
 from pipeline.pictures import TileScores, write_heatmap, write_tile_geojson
 from pipeline.record import SlideRecord
-from tiling.grid import READ_FAILED
 from wsi.errors import EncoderMismatch, GridDamaged
 from wsi.identity import digest
 
@@ -74,7 +74,7 @@ class Scorer:
                 f"{grid.path}: features of {grid.encoder.name} with other weights than the prompts' encoder has.",
                 hint="Run `wsi run` again with the encoder and weights you want.",
             )
-        return grid, Bag.from_grid(grid)
+        return grid, Bag.from_grid(grid, self.config.drop)
 
     def tile_scores(self, tiles: TileMap, name: str, title: str, values: NDArray[np.float32]) -> TileScores:
         """A map of the prompts, (M,) probabilities, as it is to be drawn."""
@@ -95,17 +95,17 @@ class TileMap:
     """What the prompts say of every tile of a slide."""
 
     grid: FeatureGrid
-    rows: NDArray[np.int64]  # (M,) the tiles that could be read, as indices into the grid's N
+    rows: NDArray[np.int64]  # (M,) the tiles that were read and not dropped, as indices into the grid's N
     p: NDArray[np.float32]  # (M, C) softmax over all classes, context included
 
     @classmethod
     def of(cls, grid: FeatureGrid, bag: Bag, scorer: Scorer) -> TileMap:
         similarity = tile_similarity(bag, ensemble(scorer.bank), scorer.how(grid)["smooth_over"])
         p = zero_shot_probabilities(similarity, scorer.logit_scale)
-        return cls(grid, np.flatnonzero(grid.read_status != READ_FAILED), p)
+        return cls(grid, np.flatnonzero(kept_rows(grid, scorer.config.drop)), p)
 
     def full(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """(M,) values as (N,), NaN where a tile could not be read."""
+        """(M,) values as (N,), NaN where a tile could not be read or was dropped."""
         out = np.full(len(self.grid), np.nan, np.float32)
         out[self.rows] = values
         return out
@@ -131,28 +131,34 @@ def default_prompts(asked: str, encoder_name: str) -> PromptSet | None:
 def score_slide(folder: SlideFolder, record: SlideRecord, scorer: Scorer, pictures: PictureConfig) -> bool:
     """Writes zeroshot.json, heatmaps and the tiles' GeoJSON of a slide, unless they are there for the same inputs.
 
-    False where no tile of the slide could be read: there is nothing to score then.
+    False where no tile of the slide could be read: there is nothing to score then. Where tiles were read and all of
+    them dropped, that is the result: no label, and why.
     """
     key = digest(scorer.key, record.current, record.facts.fingerprint, pictures)
     before = current_scores(folder, record)
     if before is not None and before["key"] == key and _all_there(folder, before["heatmaps"]):
         return True
     grid, bag = scorer.bag_of(folder, record)
-    if not len(bag):
+    if not kept_rows(grid).any():
         return False
-    tiles = TileMap.of(grid, bag, scorer)
-    embeddings, how = ensemble(scorer.bank), scorer.how(grid)
-    top = zero_shot(bag, embeddings, top_k=scorer.config.top_k, **how)
-    pooled = {f"top{k}": score for k, score in top.items()} | zero_shot_pooled(bag, embeddings, **how)
-    maps = draw_maps(folder, record, tiles, scorer, pictures)
-    result = _result(scorer, pooled, len(bag)) | {
-        "spread": _spread(scorer, bag, how),
-        "tiles_shown": _extremes(tiles, scorer, pictures),
-    }
+    if len(bag):
+        tiles = TileMap.of(grid, bag, scorer)
+        result = _scored(bag, tiles, scorer) | {
+            "tiles_shown": _extremes(tiles, scorer, pictures),
+            "heatmaps": draw_maps(folder, record, tiles, scorer, pictures),
+        }
+    else:
+        result = _emptied(scorer, len(grid))
     made_from = {"key": key, "grid": record.current, "fingerprint": record.facts.fingerprint}
     made_from |= {"words": scorer.words, "network": scorer.network}
-    folder.write_zeroshot({**made_from, "heatmaps": maps, **result})
+    folder.write_zeroshot({**made_from, **result})
     return True
+
+
+def nothing_left(tiles: int, drop: Sequence[str]) -> str:
+    """Why a slide with tiles has no score, as half a sentence."""
+    flags = ", ".join(drop)
+    return f"no tile is left to score: of {tiles}, each has a quality flag that is dropped ({flags}) or was unreadable"
 
 
 def _all_there(folder: SlideFolder, maps: list[dict[str, str]]) -> bool:
@@ -221,19 +227,40 @@ def file_name(name: str) -> str:
     return safe if safe == plain else f"{safe}-{digest(name)[:8]}"
 
 
-def _result(scorer: Scorer, pooled: dict[str, SlideScore], tiles: int) -> dict[str, Any]:
+def _asked(scorer: Scorer, tiles: int) -> dict[str, Any]:
     prompts = scorer.prompts
-    chosen = pooled[f"top{scorer.config.label_k}"]
     return {
         "prompts": prompts.name,
         "classes": list(prompts.names),
         "context": [c.context for c in prompts.classes],
         "tiles": tiles,
-        "label": None if scorer.untrained else prompts.label(chosen.values),
-        "label_reason": UNTRAINED
-        if scorer.untrained
-        else f"highest mean of its {chosen.detail['k']} most similar tiles",
         "label_pooling": f"top{scorer.config.label_k}",
+    }
+
+
+def _emptied(scorer: Scorer, tiles: int) -> dict[str, Any]:
+    """The result of a slide of which every tile was dropped."""
+    return _asked(scorer, 0) | {
+        "label": None,
+        "label_reason": nothing_left(tiles, scorer.config.drop),
+        "pooled": {f"top{scorer.config.label_k}": {"p": [], "similarity": [], "k": 0}},
+        "spread": None,
+        "tiles_shown": {"score": "", "top": [], "bottom": []},
+        "heatmaps": [],
+    }
+
+
+def _scored(bag: Bag, tiles: TileMap, scorer: Scorer) -> dict[str, Any]:
+    prompts, embeddings, how = scorer.prompts, ensemble(scorer.bank), scorer.how(tiles.grid)
+    top = zero_shot(bag, embeddings, top_k=scorer.config.top_k, **how)
+    pooled = {f"top{k}": score for k, score in top.items()} | zero_shot_pooled(bag, embeddings, **how)
+    chosen = pooled[f"top{scorer.config.label_k}"]
+    without = f", without those flagged {' or '.join(scorer.config.drop)}" if scorer.config.drop else ""
+    reason = f"highest mean of its {chosen.detail['k']} most similar tiles{without}"
+    return _asked(scorer, len(bag)) | {
+        "label": None if scorer.untrained else prompts.label(chosen.values),
+        "label_reason": UNTRAINED if scorer.untrained else reason,
+        "spread": _spread(scorer, bag, how),
         "pooled": {
             name: {
                 "p": [] if scorer.untrained else [round(float(v), 6) for v in prompts.compete(score.values)],

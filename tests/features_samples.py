@@ -36,13 +36,13 @@ def slide(**changes: Any) -> SimpleNamespace:
     return SimpleNamespace(**(facts | changes))
 
 
-def lattice(tiles: int, *, cols: int = 37) -> TileGrid:
+def lattice(tiles: int, *, cols: int = 37, quality: bool = False) -> TileGrid:
     """A lattice of which `tiles` cells are kept, with gaps, off the slide's origin."""
     rows = 2 * tiles // cols + 1
     keep = np.zeros(rows * cols, bool)
     keep[np.random.default_rng(tiles).permutation(rows * cols)[:tiles]] = True
     fraction = np.linspace(0.5, 1, tiles, dtype=np.float32)
-    return TileGrid(TileSpec(), (16, 32), 448, 448, keep.reshape(rows, cols), fraction)
+    return TileGrid(TileSpec(quality=quality), (16, 32), 448, 448, keep.reshape(rows, cols), fraction)
 
 
 def feature_rows(start: int, stop: int, dim: int = ENCODER.dim) -> FeatureRows:
@@ -50,7 +50,7 @@ def feature_rows(start: int, stop: int, dim: int = ENCODER.dim) -> FeatureRows:
     row, column = np.arange(start, stop)[:, None], np.arange(dim)
     features = np.sin(row * 0.7 + column * column * 1.3).astype(np.float32)
     status = np.where(row[:, 0] % 97 == 13, READ_FAILED, np.where(row[:, 0] % 11 == 5, READ_PADDED, READ_OK))
-    return FeatureRows(features, status.astype(np.uint8))
+    return FeatureRows(features, status.astype(np.uint8), (row[:, 0] % 13).astype(np.uint8))
 
 
 def expected_features(tiles: int, dtype: str = "float16") -> np.ndarray:

@@ -57,7 +57,7 @@ def tiles_of(grid: TileGrid, batch_size: int, *, start: int = 0) -> Iterator[Til
     for first in range(start, len(grid), batch_size):
         cells = grid.cells[first : first + batch_size]
         status = np.where(cells % 101 == 3, READ_FAILED, READ_OK).astype(np.uint8)
-        yield TileBatch(pixels_of(cells), cells, status)
+        yield TileBatch(pixels_of(cells), cells, status, (cells % 16).astype(np.uint8))
 
 
 def expected(grid: TileGrid) -> np.ndarray:
@@ -93,6 +93,7 @@ def test_unreadable_tiles_become_nan_and_shift_nobody() -> None:
     assert [len(batch) for batch in rows] == [64, 64, 64, 64, 44]
     np.testing.assert_array_equal(np.concatenate([batch.features for batch in rows]), expected(grid))
     assert sum((batch.status == READ_FAILED).sum() for batch in rows) == (grid.cells % 101 == 3).sum() > 0
+    assert np.concatenate([batch.flags for batch in rows]).tolist() == (grid.cells % 16).tolist()
 
 
 def test_encoding_is_lazy_and_leaves_the_encoders_array_alone() -> None:
@@ -100,7 +101,8 @@ def test_encoding_is_lazy_and_leaves_the_encoders_array_alone() -> None:
     kept = np.ones((2, 3), np.float32)
     encoder.encode_images = lambda _: kept  # type: ignore[method-assign]
     endless = (
-        TileBatch(np.zeros((2, 2, 2, 3), np.uint8), np.arange(2), np.array([0, 2], np.uint8)) for _ in itertools.count()
+        TileBatch(np.zeros((2, 2, 2, 3), np.uint8), np.arange(2), np.array([0, 2], np.uint8), np.zeros(2, np.uint8))
+        for _ in itertools.count()
     )
     rows = encode_tiles(endless, encoder)
     assert np.isnan(next(rows).features[1]).all()

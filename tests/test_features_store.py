@@ -76,6 +76,30 @@ def test_chunks_are_plain_little_endian_rows_and_a_crc(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.frombuffer(checked((dest / name).read_bytes()), dtype), values.ravel())
 
 
+def test_flags_are_an_array_of_their_own_where_they_were_asked_for(tmp_path: Path) -> None:
+    grid = lattice(1500, quality=True)
+    writer = GridWriter(tmp_path / "g.zarr", header(grid), grid)
+    fill(writer, 1500)
+    writer.commit()
+    found = FeatureGrid.open(tmp_path / "g.zarr")
+    assert found.quality is not None and found.quality.tolist() == feature_rows(0, 1500).flags.tolist()
+    np.testing.assert_array_equal(np.asarray(found.features), expected_features(1500))
+    raw = checked((tmp_path / "g.zarr/quality/c/0").read_bytes())
+    assert list(raw) == feature_rows(0, 1500).flags.tolist()
+    (tmp_path / "g.zarr/quality/c/0").unlink()
+    with pytest.raises(GridDamaged, match="quality/c/0 is missing"):
+        FeatureGrid.open(tmp_path / "g.zarr")
+    silent = FeatureGrid.open(write_sample(tmp_path / "h.zarr", 60))
+    assert silent.quality is None and not (tmp_path / "h.zarr/quality").exists()
+
+
+def test_rows_without_flags_have_none(tmp_path: Path) -> None:
+    grid = lattice(4, quality=True)
+    rows = FeatureRows(np.ones((4, 8), np.float32), np.zeros(4, np.uint8))
+    found = write_feature_grid(tmp_path / "g.zarr", slide(), grid, ENCODER, [rows])
+    assert found.quality is not None and found.quality.tolist() == [0, 0, 0, 0]
+
+
 def test_many_rows_are_sharded_and_each_inner_chunk_has_its_crc(tmp_path: Path) -> None:
     tiles = SHARD_ROWS + 1500
     dest = write_sample(tmp_path / "g.zarr", tiles)

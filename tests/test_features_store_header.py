@@ -81,9 +81,10 @@ def test_a_header_survives_json() -> None:
 
 def test_a_field_the_writer_did_not_know_takes_its_default_and_a_missing_or_foreign_one_is_named() -> None:
     attributes = header(lattice(3)).attributes()
-    del attributes["encoder_spec"]["domain"], attributes["tile_spec"]["stain"]
+    spec = attributes["tile_spec"]
+    del attributes["encoder_spec"]["domain"], spec["stain"], spec["quality"]
     found = GridHeader.from_attributes(attributes, Path("g"))
-    assert (found.encoder_spec, found.tile_spec.stain) == (ENCODER, "none")
+    assert (found.encoder_spec, found.tile_spec.stain, found.tile_spec.quality) == (ENCODER, "none", False)
     foreign = attributes | {"colour_space": "lab"}
     with pytest.raises(GridDamaged, match="colour_space"):
         GridHeader.from_attributes(foreign, Path("g"))

@@ -69,7 +69,7 @@ def disk_full(event: str) -> None:
 
 
 def write(dest: Path) -> None:
-    grid = lattice(TILES)
+    grid = lattice(TILES, quality=True)
     writer = GridWriter(dest, header(grid), grid)
     with open(dest.parent.with_suffix(".rows_done"), "a") as log:
         log.write(f"{writer.rows_done}\n")

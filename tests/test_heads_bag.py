@@ -9,8 +9,9 @@ import pytest
 
 from features.spec import EncoderSpec
 from heads import Bag
-from heads.bag import tile_text
+from heads.bag import StoredBag, tile_text
 from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileGrid, TileSpec
+from tiling.quality import BLUR, FOLD, PEN, SATURATED
 from wsi.errors import UsageError
 from wsi.identity import digest
 
@@ -92,3 +93,31 @@ def test_from_grid_leaves_unreadable_tiles_out():
     assert made.x.tolist() == [[1, 2], [5, 6], [7, 8]] and made.x.dtype == np.float32
     assert made.cells.tolist() == [0, 4, 5]
     assert (made.slide_id, made.encoder_digest) == ("a/b", digest(spec))
+
+
+def test_dropping_leaves_out_what_is_flagged_and_needs_flags():
+    keep = np.ones((1, 5), bool)
+    grid = TileGrid(TileSpec(quality=True), (0, 0), 448, 448, keep, np.ones(5, np.float32))
+    spec = EncoderSpec("demo", 1, 224, (0.5,) * 3, (0.2,) * 3, "none", False, "ab", "float32", True)
+    status = np.array([READ_OK, READ_OK, READ_OK, READ_FAILED, READ_OK], np.uint8)
+    flags = np.array([0, BLUR, PEN | FOLD, 0, SATURATED], np.uint8)
+    features = np.arange(5, dtype=np.float16)[:, None]
+    fg = SimpleNamespace(
+        features=features, grid=grid, read_status=status, quality=flags, encoder=spec, slide_id="a/b", path="a.zarr"
+    )
+
+    def cells(*drop):
+        made, stored = Bag.from_grid(fg, drop), StoredBag.of(fg, drop=drop)
+        assert stored.load()[:, 0].tolist() == made.x[:, 0].tolist() == made.cells.tolist() and len(stored) == len(made)
+        return made.cells.tolist()
+
+    assert cells() == [0, 1, 2, 4]
+    assert cells("blur") == [0, 2, 4]
+    assert cells("fold") == cells("pen") == [0, 1, 4]
+    assert cells("blur", "pen", "fold", "saturated") == [0]
+    with pytest.raises(UsageError, match="Did you mean pen"):
+        cells("pne")
+    fg.quality = None
+    assert cells() == [0, 1, 2, 4]
+    with pytest.raises(UsageError, match=r"a/b.*no quality flags.*--quality"):
+        cells("pen")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from slides import FormulaReader
 
 from tiling import tiles as tiles_module
 from tiling.grid import READ_FAILED, READ_OK, READ_PADDED, TileBatch, TileGrid, TileSpec, TissueMask
+from tiling.quality import PEN, tile_flags
 from tiling.tiles import read_tiles
 from wsi import Slide, open_slide
 from wsi.errors import ReaderCrashed, SlideImplausible, SlideUnreachable
@@ -31,7 +33,7 @@ def grid_of(slide: ArraySlide, keep: NDArray[np.bool_], size_px: int = 16, strid
 
 def all_of(batches: Iterable[TileBatch]) -> TileBatch:
     parts = list(batches)
-    return TileBatch(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("pixels", "cells", "status")))
+    return TileBatch(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("pixels", "cells", "status", "flags")))
 
 
 def one_by_one(slide: ArraySlide, grid: TileGrid) -> NDArray[np.uint8]:
@@ -115,6 +117,23 @@ def test_impossible_numbers_are_refused_at_once(wrong: dict[str, int]):
     slide = ArraySlide(noise(64, 64), 0.5)
     with pytest.raises(ValueError):
         read_tiles(slide, grid_of(slide, np.ones((4, 4), bool)), **wrong)
+
+
+@pytest.mark.usefixtures("small_stretches")
+@pytest.mark.parametrize("start", [0, 7])
+def test_flags_are_of_each_tile_where_asked_for_and_none_of_what_failed(start: int):
+    slide = ArraySlide(noise(160, 160), 0.5)
+    slide.pixels[:, 64:96] = (20, 20, 22)  # black ink over two columns of tiles
+    slide.broken = [Region(72, 136, 2, 2)]  # in cell (8, 4), one of them
+    plain = grid_of(slide, sparse(10, 10, 0.8) | (np.arange(100).reshape(10, 10) == 84))
+    looked_over = replace(plain, spec=replace(plain.spec, quality=True))
+    read, silent = (all_of(read_tiles(slide, grid, 9, start=start)) for grid in (looked_over, plain))
+    black = np.isin(read.cells % 10, [4, 5]) & (read.status != READ_FAILED)
+    assert (read.status == READ_FAILED).sum() == 1 and black.sum() > 8
+    assert (read.flags & PEN > 0).tolist() == black.tolist()
+    np.testing.assert_array_equal(read.flags[black], tile_flags(read.pixels[black], 0.5))
+    assert not silent.flags.any()
+    np.testing.assert_array_equal(read.pixels, silent.pixels)
 
 
 # What cannot be read

@@ -134,7 +134,7 @@ class Child:
                     free.append(receive(self.inbox)[0]["free"])
                 slot = free.pop()
                 slots[slot, : len(batch)] = batch.pixels
-                send(self.outbox, {"slot": slot}, {"cells": batch.cells, "status": batch.status})
+                send(self.outbox, {"slot": slot}, {"cells": batch.cells, "status": batch.status, "flags": batch.flags})
         send(self.outbox, {"end": True})
         while len(free) < request["slots"]:
             free.append(receive(self.inbox)[0]["free"])
@@ -187,6 +187,7 @@ def main(argv: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # or each damaged slide may leave gigabytes in the working folder
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    cv2.setNumThreads(1)  # tiles are small, and read in threads of their own: OpenCV's would mostly wait for each other
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what C libraries print belongs to the log, not to the frames
     Child(inbox, outbox, ring).serve()
 

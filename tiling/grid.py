@@ -26,6 +26,7 @@ class TileSpec:
     stride_px: int | None = None  # None: tiles touch; smaller than size_px: they overlap
     min_tissue: float = 0.5  # a tile is kept if at least this share of its area is tissue; 0 keeps every tile
     exact: bool = False  # True: pixels are always means of all the slide's; False: readers may scale in decoding
+    quality: bool = False  # True: tiles are looked over for blur, pen, folds and clipping, see `tiling.quality`
     max_upsample: float = 1.05  # a slide coarser than mpp x this is refused: pixels are not invented in silence
     stain: str = "none"  # macenko, reinhard: colours of every slide are brought to those of one reference
 
@@ -172,6 +173,7 @@ class TileBatch:
     pixels: NDArray[np.uint8]  # (B, size, size, 3) RGB
     cells: NDArray[np.int64]  # (B,)
     status: NDArray[np.uint8]  # (B,) READ_OK, READ_PADDED or READ_FAILED
+    flags: NDArray[np.uint8]  # (B,) see `tiling.quality`; 0 where not asked for, or not read
 
     def __len__(self) -> int:
         return len(self.cells)

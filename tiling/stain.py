@@ -131,7 +131,7 @@ def _strip(sharp: list[Plane], mpp: float, contrast: Contrast) -> tuple[Plane | 
         chroma >= contrast.chroma,
         texture >= contrast.texture,
         _is_faint(chroma, texture, mpp, contrast),
-        *_inks(*_hue_plane(light)),
+        *_inks(*hue_plane(light)),
     )
 
 
@@ -151,7 +151,7 @@ def _structure(light: list[Plane], mpp: float) -> tuple[Plane, Plane]:
     return np.sqrt(shared), np.sqrt(np.maximum(3 * of_third - shared, 0))
 
 
-def _hue_plane(light: list[Plane]) -> tuple[Plane, Plane, Plane]:
+def hue_plane(light: list[Plane]) -> tuple[Plane, Plane, Plane]:
     """Optical density (log10, mean of the channels) and the two coordinates of hue; (0, 0) is grey."""
     import cv2
 

@@ -171,7 +171,7 @@ class ReaderProcess:
             header, arrays = self._ask({**request, "threads": self.config.threads})
             while "end" not in header:
                 count = len(arrays["cells"])
-                yield TileBatch(slots[header["slot"], :count], arrays["cells"], arrays["status"])
+                yield TileBatch(slots[header["slot"], :count], arrays["cells"], arrays["status"], arrays["flags"])
                 header, arrays = self._ask({"free": header["slot"]})
             done = True
         finally:

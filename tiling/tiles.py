@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tiling.cells import read_cells
 from tiling.grid import READ_FAILED, TileBatch, TileGrid
 from tiling.normalisation import StainNormaliser
+from tiling.quality import tile_flags
 from tiling.stainfit import fitted_normaliser
 
 STRETCH_BYTES = 32 * 2**20  # pixels of tiles that are read, or being read, as one: 222 of PLIP's
@@ -79,16 +80,19 @@ class _Stretch:
     cells: Indices  # (n,)
     pixels: NDArray[np.uint8]  # (n, size, size, 3)
     status: NDArray[np.uint8]  # (n,)
+    flags: NDArray[np.uint8]  # (n,)
     reads: list[Future[None]]
 
     @classmethod
     def empty(cls, source: _Source, first: int, last: int) -> _Stretch:
         n, size = last - first, source.grid.spec.size_px
         pixels = np.empty((n, size, size, 3), np.uint8)
-        return cls(first, source.cells[first:last], pixels, np.full(n, READ_FAILED, np.uint8), [])
+        status, flags = np.full(n, READ_FAILED, np.uint8), np.zeros(n, np.uint8)
+        return cls(first, source.cells[first:last], pixels, status, flags, [])
 
     def part(self, first: int, last: int) -> TileBatch:
-        return TileBatch(self.pixels[first:last], self.cells[first:last], self.status[first:last])
+        some = slice(first, last)
+        return TileBatch(self.pixels[some], self.cells[some], self.status[some], self.flags[some])
 
     def wait(self) -> None:
         for read in self.reads:
@@ -141,7 +145,7 @@ def _batches(stretches: Iterator[_Stretch], size: int, start: int, stop: int) ->
 
 
 def _joined(parts: list[TileBatch]) -> TileBatch:
-    return TileBatch(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("pixels", "cells", "status")))
+    return TileBatch(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("pixels", "cells", "status", "flags")))
 
 
 def _stretches(source: _Source) -> Iterator[tuple[int, int]]:
@@ -192,8 +196,11 @@ def _is_dense(row: Indices, col: Indices, grid: TileGrid) -> bool:
 def _read(source: _Source, stretch: _Stretch, tiles: Indices) -> None:
     """Reads the tiles of these indices into the stretch; what cannot be decoded stays black and READ_FAILED."""
     status = read_cells(source.slide, source.grid, stretch.cells[tiles], [stretch.pixels[i] for i in tiles])
-    if source.normaliser is not None:
-        pixels = source.normaliser.apply(stretch.pixels[tiles])
+    pixels = stretch.pixels[tiles] if source.grid.spec.quality or source.normaliser is not None else None
+    if pixels is not None and source.grid.spec.quality:  # of the slide's own colours: normalised, ink may be stain
+        stretch.flags[tiles] = np.where(status == READ_FAILED, 0, tile_flags(pixels, source.grid.spec.mpp))
+    if pixels is not None and source.normaliser is not None:
+        pixels = source.normaliser.apply(pixels)
         pixels[status == READ_FAILED] = 0
         stretch.pixels[tiles] = pixels
     stretch.status[tiles] = status

@@ -28,6 +28,7 @@ class Wishes:
     abstain: float | None
     heatmap: bool
     scale: str
+    drop: tuple[str, ...] | None  # quality flags; None: those that were left out of the head's training
 
 
 def question(task: str, target: str | None, columns: dict[str, str | None], *, slide_level: bool) -> Question:
@@ -47,7 +48,13 @@ def plan(asked: Question, head: str, folds: int, draws: int, seed: int, settings
 
 
 def train(  # noqa: PLR0917 (one argument for each option)
-    run: Path | None, features: Path | None, labels: Path | None, out: Path | None, asked: Question, wanted: Any
+    run: Path | None,
+    features: Path | None,
+    labels: Path | None,
+    out: Path | None,
+    asked: Question,
+    wanted: Any,
+    drop: tuple[str, ...] = (),
 ) -> int:
     """`wsi train`. 0, or the exit code of what is wrong."""
     from pipeline.headfolder import check_free, save
@@ -55,13 +62,14 @@ def train(  # noqa: PLR0917 (one argument for each option)
     from pipeline.training import train as train_on
 
     console, started = open_console(), time.monotonic()
-    source = _features(run, features)
+    source = _features(run, features, drop)
     out = out or (run or Path()) / "heads" / _name(asked, wanted.config.head)
     check_free(out)
     trained = train_on(source, labels, wanted, console.print)
     for note in trained.notes:
         console.print(f"note: {note}")
     about = {"labels": str(labels or ""), "features": str((features or run or Path()).absolute()), **asdict(asked)}
+    about["drop"] = drop
     head = save(trained, out, about)
     page = write_head_report(out, head, trained.cv.answers, trained.evaluation)
     console.print(metrics_table(trained.evaluation, f"{wanted.config.head}, {len(set(trained.patients))} patients"))
@@ -81,15 +89,19 @@ def predict(run: Path | None, features: Path | None, head: Path, wishes: Wishes)
     """`wsi predict`. 0, or 3 / 4 where some / all slides could not be scored."""
     from heads import load_head
     from pipeline import predicting
+    from pipeline.headfolder import dropped_by
     from pipeline.headmaps import check_scale, draw_head_maps
 
     console, trained = open_console(), load_head(head)
     check_scale(wishes.scale)
     if wishes.heatmap and run is None:
         raise UsageError("Maps need the run's own slides.", hint="Give OUT, the output folder of a run.")
-    source = _features(run, features)
+    drop = dropped_by(trained) if wishes.drop is None else wishes.drop
+    source = _features(run, features, drop)
     found, skipped = predicting.predict(source, trained, wishes.abstain)
     skipped += source.damaged
+    if drop:
+        console.print(f"note: tiles flagged {' or '.join(drop)} are left out")
     for note in source.notes:
         console.print(f"note: {note}")
     rows = list(predicting.written(found, trained))
@@ -99,7 +111,7 @@ def predict(run: Path | None, features: Path | None, head: Path, wishes: Wishes)
         _show(console, rows, f"{head}: {RESEARCH}")
     if wishes.heatmap and run is not None:
         folder = OutputFolder(run).existing()
-        for path in draw_head_maps(folder, list(folder.slides()), head, skipped, wishes.scale):
+        for path in draw_head_maps(folder, list(folder.slides()), head, skipped, wishes.scale, drop=drop):
             console.print(str(path))
     for sentence in _told_once(skipped):
         console.print(sentence, style="red")
@@ -122,6 +134,7 @@ def evaluate(head: Path, labels: Path | None, on: Path | None, features: Path | 
 
     from heads import load_head
     from heads.evaluation import evaluate as judged
+    from pipeline.headfolder import dropped_by
     from pipeline.predicting import answers_on
 
     console, trained = open_console(), load_head(head)
@@ -131,7 +144,7 @@ def evaluate(head: Path, labels: Path | None, on: Path | None, features: Path | 
     if not known:
         raise UsageError(f"{head}: does not tell what it was trained for.", hint="Train it with `wsi train`.")
     trained_on = Path(asked["features"])
-    source = _features(on, features) if on or features else _features(*_either(trained_on))
+    source = _features(*((on, features) if on or features else _either(trained_on)), dropped_by(trained))
     answers, notes = answers_on(source, trained, labels, Question(**known | {"targets": tuple(known["targets"])}))
     for note in notes:
         console.print(f"note: {note}")
@@ -149,12 +162,17 @@ def _either(path: Path) -> tuple[Path | None, Path | None]:
     return (path, None) if (path / "run.toml").exists() else (None, path)
 
 
-def _features(run: Path | None, features: Path | None) -> Any:
+def _features(run: Path | None, features: Path | None, drop: tuple[str, ...]) -> Any:
     from pipeline.training import features_elsewhere, features_of_run
 
     if (run is None) == (features is None):
         raise UsageError("Features come from one place.", hint="Give OUT of a `wsi run`, or --features, not both.")
-    return features_elsewhere(features) if features else features_of_run(OutputFolder(run or Path()).existing())
+    if features and drop:
+        raise UsageError(
+            f"{features}: features of other tools have no quality flags, so no tile can be dropped by them.",
+            hint="Drop none: --drop none.",
+        )
+    return features_elsewhere(features) if features else features_of_run(OutputFolder(run or Path()).existing(), drop)
 
 
 def metrics_table(evaluation: Any, title: str) -> Any:

@@ -17,7 +17,7 @@ from pipeline.output import OutputFolder, write_text
 from wsi.errors import UsageError
 
 
-def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
+def zeroshot(out: Path, prompts: str, settings: list[str] | None, drop: tuple[str, ...] | None = None) -> int:
     """`wsi zeroshot`: new words over the features that are there."""
     from heads import load_prompts
     from pipeline.rescore import rescore
@@ -26,7 +26,9 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None) -> int:
 
     console, folder = open_console(), OutputFolder(out).existing()
     chosen = load_prompts(prompts)
-    config = load_config(folder.config, [*(settings or []), setting("zeroshot.prompts", findable(prompts))])
+    said = {"zeroshot.prompts": findable(prompts), "zeroshot.drop": drop}
+    wanted = [setting(key, value) for key, value in said.items() if value is not None]
+    config = load_config(folder.config, [*(settings or []), *wanted])
     started = time.monotonic()
     with folder.alone():
         done, skipped = rescore(folder, config, chosen)

@@ -24,6 +24,13 @@ def configured(path: Path | None, settings: list[str] | None, flags: dict[str, A
     return load_config(path, [*(settings or []), *said])
 
 
+def dropped(text: str | None) -> tuple[str, ...] | None:
+    """The quality flags of --drop; None where it was not given."""
+    from tiling.quality import listed_flags
+
+    return None if text is None else listed_flags(text)
+
+
 def findable(prompts: str) -> str:
     """A prompt file by its whole path, for workers and commands that start elsewhere; a shipped set by its name."""
     from heads import available_prompts
