@@ -51,21 +51,22 @@ Mpp = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N slides.", show_default=False)]
 EncoderName = Annotated[
-    str | None, typer.Option("--encoder", help="See `wsi models list`. [default: plip]", show_default=False)
+    str | None, typer.Option("--encoder", help="See `wsi models list`. \\[default: plip]", show_default=False)
 ]
 Weights = Annotated[str | None, typer.Option(help="Hub id, folder or file of weights.", show_default=False)]
 Untrained = Annotated[bool, typer.Option("--untrained", help="The weights are random: store features, show no labels.")]
 Stain = Annotated[
     str | None,
-    typer.Option(help="Normalise stains of H&E: macenko, reinhard or none. [default: none]", show_default=False),
+    typer.Option(help="Normalise stains of H&E: macenko, reinhard or none. \\[default: none]", show_default=False),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps. [default: auto]", show_default=False)]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps. \\[default: auto]", show_default=False)]
 Prompts = Annotated[
     str | None, typer.Option(help="A shipped prompt set, a TOML/JSON file, or none.", show_default=False)
 ]
 Exact = Annotated[
     bool, typer.Option("--exact", help="Decode every pixel, also where a reader could scale in decoding.")
 ]
+Quality = Annotated[bool, typer.Option("--quality", help="Look tiles over for blur, pen, folds, clipping.")]
 Drop = Annotated[
     str | None,
     typer.Option(
@@ -85,7 +86,7 @@ TissueFrom = Annotated[
 ]
 Timeout = Annotated[
     float | None,
-    typer.Option(help="Seconds of silence after which a slide's reader is stopped. [default: 300]", show_default=False),
+    typer.Option(help="Seconds of silence until a slide's reader is stopped. \\[default: 300]", show_default=False),
 ]
 
 
@@ -105,7 +106,7 @@ def run(
     tissue_from: TissueFrom = None,
     exact: Exact = False,
     stain: Stain = None,
-    quality: Annotated[bool, typer.Option("--quality", help="Look tiles over for blur, pen, folds, clipping.")] = False,
+    quality: Quality = False,
     drop: Drop = None,
     device: Device = None,
     slide_timeout: Timeout = None,
@@ -167,10 +168,12 @@ def tiles(
         str | None,
         typer.Option("--as", help="zip, one a slide (the default), or folder, one file a tile.", show_default=False),
     ] = None,
-    quality: Annotated[
+    image_quality: Annotated[
         int | None,
         typer.Option(min=1, max=100, help="Of jpg and webp, both lossy; 90 if not given.", show_default=False),
     ] = None,
+    quality: Quality = False,
+    drop: Drop = None,
     mpp: Mpp = None,
     config: Config = None,
     settings: Set = None,
@@ -187,10 +190,12 @@ def tiles(
     from pipeline.commands import tiles as command
     from pipeline.commands import wishes
 
-    images = command.image_config(save, place, quality)
+    left_out = wishes.dropped(drop) or ()
+    images = command.image_config(save, place, image_quality, left_out)
     given, folder = command.apart(slides, out, manifest)
     wishes.check_apart(given, folder)
     flags = {"tile.exact": exact or None, "tile.stain": stain, "reader.timeout_s": slide_timeout}
+    flags |= {"tile.quality": quality or bool(left_out) or None}
     wanted = wishes.configured(config, settings, flags)
     entries = wishes.with_drawn_tissue(wishes.chosen_slides(given, manifest, mpp, limit), tissue_from)
     raise typer.Exit(command.tiles(entries, folder, wanted, images, wishes.executor(workers, scheduler)))
@@ -229,7 +234,9 @@ def heatmap(
     of: Annotated[
         str,
         typer.Option(
-            "--of", help="tumour, or one class of the prompts in use. [default: what the run drew]", show_default=False
+            "--of",
+            help="tumour, or a class of the prompts in use. \\[default: what the run drew]",
+            show_default=False,
         ),
     ] = "",
     head: Annotated[
@@ -252,7 +259,8 @@ Features = Annotated[
     ),
 ]
 Labels = Annotated[
-    Path | None, typer.Option(help="CSV with one row a slide or patient. [default: the run's own]", show_default=False)
+    Path | None,
+    typer.Option(help="CSV, one row a slide or patient. \\[default: the run's own]", show_default=False),
 ]
 Maybe = Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Output folder of a run.", show_default=False)]
 
@@ -262,7 +270,7 @@ def train(
     run: Maybe = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder of the head. [default: OUT/heads/TARGET-HEAD]", show_default=False),
+        typer.Option("--out", "-o", help="Folder of the head. \\[default: OUT/heads/TARGET-HEAD]", show_default=False),
     ] = None,
     labels: Labels = None,
     target: Annotated[
@@ -279,7 +287,7 @@ def train(
     head: Annotated[str, typer.Option(help="See `wsi models list`.")] = "abmil",
     folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation.")] = 5,
     group: Annotated[
-        str | None, typer.Option(help="Column of patients, kept whole. [default: patient]", show_default=False)
+        str | None, typer.Option(help="Column of patients, kept whole. \\[default: patient]", show_default=False)
     ] = None,
     site: Annotated[str | None, typer.Option(help="Column of sites, kept whole if given.", show_default=False)] = None,
     fold_column: Annotated[
@@ -320,11 +328,11 @@ def predict(
     ] = None,
     drop: Annotated[
         str | None,
-        typer.Option(help="Quality flags, or none. [default: those left out in training]", show_default=False),
+        typer.Option(help="Quality flags, or none. \\[default: those left out in training]", show_default=False),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="CSV to write. [default: OUT/predictions.csv]", show_default=False),
+        typer.Option("--out", "-o", help="CSV to write. \\[default: OUT/predictions.csv]", show_default=False),
     ] = None,
 ) -> None:
     """A trained head's scores for every slide: mean of its folds, with their spread."""
@@ -340,7 +348,7 @@ def evaluate(
     labels: Labels = None,
     on: Annotated[
         Path | None,
-        typer.Option("--on", help="Output folder of another run. [default: that of training]", show_default=False),
+        typer.Option("--on", help="Output folder of another run. \\[default: that of training]", show_default=False),
     ] = None,
     features: Features = None,
     draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws of patients.")] = 1000,

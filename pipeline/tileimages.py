@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.files import fsync_tree, remove_tree, storage_errors, swap_folder
+from tiling.quality import unknown_flag
 from wsi.geometry import Region
 
 KINDS = ("jpg", "png", "webp")
@@ -28,6 +29,7 @@ class ImageConfig:
     save: str = ""  # jpg, png or webp; empty: coordinates only
     place: str = "zip"  # zip: one file a slide, stored; folder: one file a tile
     quality: int = 90  # of jpg and webp, both lossy, 1 to 100; png keeps every pixel as it was read
+    drop: tuple[str, ...] = ()  # tiles with one of these quality flags get no image: blur, pen, fold, saturated
 
     def __post_init__(self) -> None:
         if self.save not in ("", *KINDS):
@@ -35,7 +37,9 @@ class ImageConfig:
         if self.place not in PLACES:
             raise ValueError(f"tiles go into a {' or a '.join(PLACES)}, not {self.place!r}")
         if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality is 1 to 100, not {self.quality}")
+            raise ValueError(f"the quality of images is 1 to 100, not {self.quality}")
+        if told := unknown_flag(self.drop):
+            raise ValueError(told)
 
     def encoded(self, pixels: NDArray[np.uint8]) -> bytes:
         """uint8 (h, w, 3) RGB as the bytes of an image file. JPEG keeps colour at full resolution (4:4:4)."""

@@ -22,14 +22,27 @@ from pipeline.tileimages import ImageConfig, ImageSink, image_sink
 from pipeline.tilerecord import TileRecord, sizes, wanted_tiles
 from pipeline.tissuefiles import WantedTissue, source_note, wanted_tissue
 from tiling.grid import READ_FAILED, READ_PADDED, TileBatch, TileGrid
+from tiling.quality import drop_mask, raised_flags
 from tiling.supervised import Preparation, PreparedSlide
 
-COLUMNS = ("x", "y", "size", "tissue")
-IMAGE_COLUMNS = ("status", "file")
+COLUMNS = ("x", "y", "size", "tissue")  # and "flags" where asked for, "status" where pixels were read, "file" of images
 _BATCH = 64  # tiles
 _BATCH_BYTES = 16 * 2**20  # of their pixels, for large tiles
 _THUMBNAIL_PX = 256  # is asked for and shows whether the slide is brightfield
 _STATUS = {READ_PADDED: "padded", READ_FAILED: "unreadable"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What reading told of all tiles."""
+
+    status: NDArray[np.uint8]  # (N,)
+    flags: NDArray[np.uint8]  # (N,) see `tiling.quality`
+
+    @classmethod
+    def joined(cls, parts: list[_Seen]) -> _Seen:
+        none = [np.zeros(0, np.uint8)]  # for a slide without tiles
+        return cls(np.concatenate(none + [p.status for p in parts]), np.concatenate(none + [p.flags for p in parts]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +95,11 @@ class _TileJob(SlideJob):
             folder.path.mkdir(parents=True, exist_ok=True)
         self.stage = "tiles"
         self.watcher.slide_started(entry.name, self.tiles)
-        status = self._images(prepared.grid) if self.task.images.save else None
-        if status is None:
+        seen = self._read(prepared.grid) if self.task.images.save or config.tile.quality else None
+        if seen is None:
             self.watcher.tiles_done(self.tiles, 1.0)
         self.stage = "coordinates"
-        written, notes = self._coordinates(prepared, status)
+        written, notes = self._coordinates(prepared, seen)
         record = TileRecord(
             wanted,
             facts.known_mpp if facts.mpp_given and entry.mpp is None else None,
@@ -99,25 +112,28 @@ class _TileJob(SlideJob):
         record.write(folder)
         return record
 
-    def _images(self, grid: TileGrid) -> NDArray[np.uint8]:
-        """Writes every tile that can be decoded; the status of each (N,)."""
-        status: list[NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
+    def _read(self, grid: TileGrid) -> _Seen:
+        """Reads every tile, and writes the image of each that can be decoded and is not dropped, where asked for."""
+        seen: list[_Seen] = []
         batch_size = max(1, min(_BATCH, _BATCH_BYTES // (3 * grid.spec.size_px**2)))
         with self._sink() as sink, ThreadPoolExecutor(self.task.config.reader.threads) as pool:
             if not self.tiles:
-                return status[0]
+                return _Seen.joined([])
             with closing(self.reader.tiles(batch_size)) as batches:
                 done = 0
                 for batch in batches:
                     self._write(batch, grid, sink, pool)
-                    status.append(np.array(batch.status))
+                    seen.append(_Seen(np.array(batch.status), np.array(batch.flags)))
                     self.check_unreadable(self.unreadable + int((batch.status == READ_FAILED).sum()))
                     done += len(batch)
                     self.watcher.tiles_done(len(batch), done / self.tiles)
-        return np.concatenate(status)
+        return _Seen.joined(seen)
 
     @contextmanager
-    def _sink(self) -> Iterator[ImageSink]:
+    def _sink(self) -> Iterator[ImageSink | None]:
+        if not self.task.images.save:
+            yield None
+            return
         sink = image_sink(self.task.folder.path, self.task.entry.id, self.task.images)
         try:
             yield sink
@@ -126,24 +142,31 @@ class _TileJob(SlideJob):
             sink.give_up()
             raise
 
-    def _write(self, batch: TileBatch, grid: TileGrid, sink: ImageSink, pool: ThreadPoolExecutor) -> None:
-        readable = np.flatnonzero(batch.status != READ_FAILED)
-        images = pool.map(self.task.images.encoded, batch.pixels[readable])
-        for cell, data in zip(batch.cells[readable].tolist(), images, strict=True):
+    def _write(self, batch: TileBatch, grid: TileGrid, sink: ImageSink | None, pool: ThreadPoolExecutor) -> None:
+        if sink is None:
+            return
+        kept = np.flatnonzero((batch.status != READ_FAILED) & ~self._dropped(batch.flags))
+        images = pool.map(self.task.images.encoded, batch.pixels[kept])
+        for cell, data in zip(batch.cells[kept].tolist(), images, strict=True):
             sink.add(self.task.images.name(self.task.entry.id, grid.region(cell)), data)
 
-    def _coordinates(
-        self, prepared: PreparedSlide, status: NDArray[np.uint8] | None
-    ) -> tuple[list[str], tuple[str, ...]]:
+    def _dropped(self, flags: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        return np.asarray(flags & drop_mask(self.task.images.drop) > 0)
+
+    def _coordinates(self, prepared: PreparedSlide, seen: _Seen | None) -> tuple[list[str], tuple[str, ...]]:
         """The CSV and the GeoJSON; names of all that was written for the slide, and what there is to tell."""
         slide_id, folder, grid = self.task.entry.id, self.task.folder.path, prepared.grid
         table = f"{slide_id}.csv"
-        write_csv(folder / table, COLUMNS if status is None else (*COLUMNS, *IMAGE_COLUMNS), self._rows(grid, status))
+        further = {"flags": grid.spec.quality, "status": seen is not None, "file": self.task.images.save}
+        columns = *COLUMNS, *(name for name, there in further.items() if there)
+        write_csv(folder / table, columns, self._rows(grid, seen))
         written, notes = [table], []
         if self.task.images.save:
             written.append(self.task.images.home(slide_id))
         if self.unreadable:
             notes.append(f"{self.unreadable} tiles cannot be decoded and are not written; {table} tells which.")
+        if seen is not None and (left_out := int(self._dropped(seen.flags).sum())):
+            notes.append(f"{left_out} of {self.tiles} tiles are dropped for their quality; {table} tells which.")
         limit = self.task.config.pictures.geojson_top
         if self.tiles > limit:
             notes.append(f"No GeoJSON: {self.tiles} tiles are more than QuPath likes (pictures.geojson_top={limit}).")
@@ -154,12 +177,14 @@ class _TileJob(SlideJob):
             written.append(f"{slide_id}.geojson")
         return written, tuple(notes)
 
-    def _rows(self, grid: TileGrid, status: NDArray[np.uint8] | None) -> Iterator[dict[str, object]]:
+    def _rows(self, grid: TileGrid, seen: _Seen | None) -> Iterator[dict[str, object]]:
+        dropped = None if seen is None else self._dropped(seen.flags)
         for i, region in enumerate(grid.regions(grid.cells)):
             row: dict[str, object] = {"x": region.x, "y": region.y, "size": region.width}
             row["tissue"] = float(grid.tissue_fraction[i])
-            if status is not None:
-                failed = status[i] == READ_FAILED
-                name = "" if failed else self.task.images.name(self.task.entry.id, region)
-                row |= {"status": _STATUS.get(int(status[i]), "ok"), "file": name}
+            if seen is not None and dropped is not None:
+                there = seen.status[i] != READ_FAILED and not dropped[i]
+                name = self.task.images.name(self.task.entry.id, region) if there else ""
+                row |= {"status": _STATUS.get(int(seen.status[i]), "ok"), "file": name}
+                row["flags"] = " ".join(raised_flags(int(seen.flags[i])))
             yield row

@@ -128,6 +128,26 @@ def test_without_save_there_are_coordinates_only(slides: Path, tmp_path: Path) -
     assert "No GeoJSON" in ended["a"].notes[-1] and not (tmp_path / "few/slides/a/a.geojson").exists()
 
 
+def test_flags_are_listed_and_images_of_dropped_tiles_left_out(tmp_path: Path) -> None:
+    pixels = draw(recipe(53, "benign", width_um=500.0, height_um=400.0, mpp=0.5, pieces=1, pen=None)).pixels
+    pixels[:, :450] = cv2.GaussianBlur(pixels[:, :450], (0, 0), 6)
+    write_svs(tmp_path / "half.svs", pixels, SvsSpec(mpp=0.5))
+    looked_over = load_config(settings=["tile.quality=true"])
+    images = ImageConfig("png", drop=("blur", "pen"))
+    ended = save(entries_from([tmp_path / "half.svs"]), tmp_path / "images", images, looked_over)["half"]
+    table = rows(tmp_path / "images/slides/half/half.csv")
+    blurred = {(row["x"], row["y"]) for row in table if "blur" in row["flags"].split()}
+    assert 0 < len(blurred) < len(table) and {int(x) < 450 for x, _ in blurred} == {True}
+    with zipfile.ZipFile(tmp_path / "images/slides/half/half.zip") as packed:
+        assert packed.namelist() == [row["file"] for row in table if row["file"]]
+    assert {(row["x"], row["y"]) for row in table if not row["file"]} == blurred
+    assert any(f"{len(blurred)} of {len(table)} tiles are dropped" in note for note in ended.notes)
+    save(entries_from([tmp_path / "half.svs"]), tmp_path / "table", ImageConfig(), looked_over)
+    plain = rows(tmp_path / "table/slides/half/half.csv")
+    assert [row["flags"] for row in plain] == [row["flags"] for row in table] and "file" not in plain[0]
+    assert not (tmp_path / "table/slides/half/half.zip").exists()
+
+
 def test_finished_slides_stand_and_whatever_is_not_whole_is_made_again(slides: Path, tmp_path: Path) -> None:
     entries = entries_from([slides])
     save(entries, tmp_path)
@@ -298,14 +318,16 @@ def test_a_folder_keeps_one_setting_and_may_gain_images(tmp_path: Path) -> None:
 
 def test_options_that_do_not_go_together_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Say which"):
-        command.image_config(None, "zip", None)
+        command.image_config(None, "zip", None, ())
+    with pytest.raises(UsageError, match="Say which"):
+        command.image_config(None, None, None, ("blur",))
     with pytest.raises(UsageError, match="no quality"):
-        command.image_config("png", None, 90)
+        command.image_config("png", None, 90, ())
     with pytest.raises(UsageError, match="jpg, png, webp, not 'tiff'"):
-        command.image_config("tiff", None, None)
+        command.image_config("tiff", None, None, ())
     with pytest.raises(UsageError, match="a zip or a folder, not 'tar'"):
-        command.image_config("jpg", "tar", None)
-    assert command.image_config("webp", None, None) == ImageConfig("webp", "zip", 90)
+        command.image_config("jpg", "tar", None, ())
+    assert command.image_config("webp", None, None, ("pen",)) == ImageConfig("webp", "zip", 90, ("pen",))
 
 
 def test_results_go_to_no_url() -> None:

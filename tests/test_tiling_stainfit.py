@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from stain_samples import BLUISH, Image, amounts, noisy, stained
 from tiling import TileGrid, TileSpec, TissueConfig, TissueMask, detect_tissue, read_tiles
 from tiling.grid import READ_FAILED, TileBatch
 from tiling.normalisation import StainNormaliser
+from tiling.quality import SATURATED, tile_flags
 from tiling.stainfit import SAMPLE_TILES, fitted_normaliser, sampled_pixels
 from tiling.supervised import Preparation, ReaderConfig, ReaderProcess
 from wsi import open_slide
@@ -56,6 +58,16 @@ def test_tiles_do_not_depend_on_batches_threads_or_where_a_run_began(slide: Arra
     for batch_size, threads, start in ((1000, 1, 0), (7, 3, 0), (32, 2, 96), (50, 1, len(grid) - 3)):
         assert np.array_equal(pixels(read_tiles(slide, grid, batch_size, threads=threads, start=start)), whole[start:])
     assert np.array_equal(pixels(read_tiles(slide, grid, normaliser=normaliser)), whole)
+
+
+def test_quality_is_judged_in_the_slides_own_colours(slide: ArraySlide) -> None:
+    slide.pixels[:, :560] = np.clip(slide.pixels[:, :560] * 1.7, 0, 255).astype(np.uint8)
+    plain, stained_grid = (grid_over(slide, stain) for stain in ("none", "macenko"))
+    plain, stained_grid = (replace(g, spec=replace(g.spec, quality=True)) for g in (plain, stained_grid))
+    flags, normalised = ([b.flags for b in read_tiles(slide, grid)] for grid in (plain, stained_grid))
+    assert np.array_equal(np.concatenate(flags), np.concatenate(normalised))
+    assert 0 < np.count_nonzero(np.concatenate(flags) & SATURATED) < len(plain)
+    assert not np.array_equal(np.concatenate(flags), tile_flags(pixels(read_tiles(slide, stained_grid)), 0.5))
 
 
 def test_the_sample_is_spread_over_all_tiles_and_agrees_with_them_all(slide: ArraySlide) -> None:

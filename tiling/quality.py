@@ -102,8 +102,12 @@ def drop_mask(names: Sequence[str]) -> int:
 def listed_flags(text: str) -> tuple[str, ...]:
     """`pen,blur` as a person writes it, in the order of NAMES; nothing for `none`. Raises UsageError as `drop_mask`."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    mask = 0 if names == [NO_FLAGS] else drop_mask(names)
-    return tuple(name for bit, name in enumerate(NAMES) if mask & (1 << bit))
+    return raised_flags(0 if names == [NO_FLAGS] else drop_mask(names))
+
+
+def raised_flags(flags: int) -> tuple[str, ...]:
+    """The names of a tile's flags, in the order of NAMES."""
+    return tuple(name for bit, name in enumerate(NAMES) if flags & (1 << bit))
 
 
 def flag_counts(flags: Flags) -> dict[str, int]:

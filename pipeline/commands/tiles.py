@@ -35,14 +35,16 @@ class TilesConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
 
-def image_config(save: str | None, place: str | None, quality: int | None) -> ImageConfig:
+def image_config(save: str | None, place: str | None, quality: int | None, drop: tuple[str, ...]) -> ImageConfig:
     """The options as a config. Raises UsageError for those that do not go together."""
-    if save is None and (place or quality):
-        raise UsageError("--as and --quality are about images.", hint="Say which: --save jpg, png or webp.")
+    if save is None and (place or quality or drop):
+        raise UsageError(
+            "--as, --image-quality and --drop are about images.", hint="Say which: --save jpg, png or webp."
+        )
     if save == "png" and quality:
-        raise UsageError("PNG keeps every pixel: it has no quality.", hint="Leave --quality out, or --save jpg.")
+        raise UsageError("PNG keeps every pixel: it has no quality.", hint="Leave --image-quality out, or --save jpg.")
     try:
-        return ImageConfig(save or "", place or "zip", quality or ImageConfig().quality)
+        return ImageConfig(save or "", place or "zip", quality or ImageConfig().quality, drop)
     except ValueError as error:
         raise UsageError(f"{error}.") from None
 

@@ -1,0 +1,20 @@
+"""What `--help` prints: nothing that is written there is lost on the way."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("verb", sorted(set(COMMANDS) - {"models"}))
+def test_defaults_that_are_told_in_words_are_shown(verb: str) -> None:
+    told = [m for p in COMMANDS[verb].params for m in re.findall(r"\[(default: [^]]+)\]", getattr(p, "help", "") or "")]
+    shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"}).output
+    assert [words for words in told if f"[{words}]" not in " ".join(shown.split())] == []
