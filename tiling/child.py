@@ -109,14 +109,16 @@ class Child:
         """tissue, drawn, tile, thumbnail_px -> thumbnail, tissue mask and grid of the open slide."""
         slide, spec = self.slide, TileSpec(**request["tile"])
         check_detail(slide, spec)  # before pixels: the overview of a slide with a wrong mpp may be endless
+        known = slide.warnings
         thumbnail = slide.thumbnail(request["thumbnail_px"])
         mask, notes = self._tissue(request)
+        damage = [warning for warning in slide.warnings if warning not in known]
         self.grid = grid = TileGrid.over(slide, mask, spec)
         self.normaliser = fitted_normaliser(slide, grid)  # before any tile is asked for: a slide may be refused for it
         header = {
             "mask": {"px": mask.px, "origin": mask.origin},
             "grid": {"origin": grid.origin, "span_px": grid.span_px, "stride_px": grid.stride_px},
-            "notes": [*notes, *([] if brightfield(thumbnail) else [NOT_BRIGHTFIELD])],
+            "notes": [*damage, *notes, *([] if brightfield(thumbnail) else [NOT_BRIGHTFIELD])],
         }
         arrays = {"thumbnail": thumbnail, "inside": mask.inside, "keep": grid.keep, "fraction": grid.tissue_fraction}
         send(self.outbox, header, arrays)

@@ -6,13 +6,13 @@ module is the same kind of rectangle in the pixels of one level.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Never, Self
 
+from wsi.drawing import Drawing
 from wsi.files import fingerprint
 from wsi.geometry import Level, Region, Size, best_level, pixels_along, round_px
 from wsi.limits import check_overview, check_read
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi.readers import Reader
-
-# Overviews are read in blocks of at most this many level pixels (64 MB with alpha), wider than high, for flat TIFFs
-# are often stored in strips across the whole width, each decoded again for every block that touches it.
-_BLOCK = Size(16_384, 1_024)
 
 
 class Slide:
@@ -55,6 +51,7 @@ class Slide:
         self._reader = reader
         self._reductions = sorted(reader.reductions, reverse=True) if isinstance(reader, ReducingReader) else []
         self._closed = False
+        self._lost = 0.0  # share of an overview that could not be decoded
 
     @property
     def mpp(self) -> float:
@@ -68,8 +65,12 @@ class Slide:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences a user should see: figures that were not believed, a resolution unusual for the objective."""
-        return self._resolution.warnings
+        """Sentences a user should see: figures that were not believed, a resolution unusual for the objective.
+
+        Once an overview was drawn, also how much of it could not be decoded.
+        """
+        lost = f"{self._lost:.2%} of the overview cannot be decoded at any level: it is drawn white."
+        return (*self._resolution.warnings, *([lost] if self._lost else []))
 
     @property
     def files(self) -> tuple[Location, ...]:
@@ -235,29 +236,10 @@ class Slide:
         return on_white(reader.read_level(level, held.x, held.y, held.width, held.height)), held
 
     def _draw(self, size: Size, px: tuple[float, float]) -> NDArray[np.uint8]:
-        """(size.height, size.width, 3) from the corner of `bounds`, each pixel spanning `px` level-0 px in x and y."""
-        import numpy as np
-
-        from wsi.pixels import crop, resize
-
-        check_read(size.width * size.height)
-        level = best_level(self.levels, min(px))
-        at = self.levels[level]
-        # The mean of at least two reduced pixels a side: edges rounded to these are off by a quarter of a pixel drawn.
-        finest = min(px[0] / at.downsample_x, px[1] / at.downsample_y)
-        factor = next((f for f in self._reductions if 2 * f <= finest), 1)
-        pitch = (at.downsample_x * factor, at.downsample_y * factor)  # level-0 px per pixel read
-        step = (px[0] / pitch[0], px[1] / pitch[1])  # pixels read per pixel drawn
-        if max(step) > _BLOCK.height:  # a single pixel would be more than a block: draw it finer first
-            fine = math.ceil(max(step) / _BLOCK.height)
-            return resize(self._draw(Size(size.width * fine, size.height * fine), (px[0] / fine, px[1] / fine)), size)
-        image = np.empty((size.height, size.width, 3), np.uint8)
-        for part in _parts(size, Size(int(_BLOCK.width / step[0]), int(_BLOCK.height / step[1]))):
-            x, right = (round_px(self.bounds.x / pitch[0] + edge * step[0]) for edge in (part.x, part.right))
-            y, bottom = (round_px(self.bounds.y / pitch[1] + edge * step[1]) for edge in (part.y, part.bottom))
-            box = Region(x, y, max(1, right - x), max(1, bottom - y))
-            drawn = resize(crop(*self._read_box(box, level, factor), box), Size(part.width, part.height))
-            image[part.y : part.bottom, part.x : part.right] = drawn
+        """`bounds` as `Drawing.draw` gives it; what is lost is told in `warnings`."""
+        drawing = Drawing(self.bounds, self.levels, self._reductions, self._read_box)
+        image = drawing.draw(size, px)
+        self._lost = max(self._lost, drawing.lost)
         return image
 
 
@@ -279,10 +261,3 @@ def _scaled(box: Region, factor: int) -> Region:
 def _around(boxes: Sequence[Region]) -> Region:
     x, y = min(box.x for box in boxes), min(box.y for box in boxes)
     return Region(x, y, max(box.right for box in boxes) - x, max(box.bottom for box in boxes) - y)
-
-
-def _parts(size: Size, step: Size) -> Iterator[Region]:
-    """`size` cut into rectangles of at most `step`."""
-    for y in range(0, size.height, step.height):
-        for x in range(0, size.width, step.width):
-            yield Region(x, y, min(step.width, size.width - x), min(step.height, size.height - y))
