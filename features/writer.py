@@ -29,11 +29,7 @@ class FeatureRows:
 
     features: NDArray[np.float32]  # (B, D), not normalised unless the encoder's spec says so
     status: NDArray[np.uint8]  # (B,) READ_OK, READ_PADDED or READ_FAILED
-    flags: NDArray[np.uint8] = None  # type: ignore[assignment]  # (B,) see `tiling.quality`; None: all 0
-
-    def __post_init__(self) -> None:
-        if self.flags is None:
-            object.__setattr__(self, "flags", np.zeros(len(self.status), np.uint8))
+    flags: NDArray[np.uint8] | None = None  # (B,) see `tiling.quality`; None: none is raised
 
     def __len__(self) -> int:
         return len(self.status)
@@ -78,7 +74,7 @@ class GridWriter:
             count = min(PIECE_ROWS - self._waiting, len(rows) - taken)
             here, there = slice(self._waiting, self._waiting + count), slice(taken, taken + count)
             self._features[here], self._status[here] = features[there], rows.status[there]
-            self._flags[here] = rows.flags[there]
+            self._flags[here] = 0 if rows.flags is None else rows.flags[there]
             self._waiting, taken = self._waiting + count, taken + count
             if self._waiting == PIECE_ROWS or self._next_row == len(self._grid):
                 self._flush()
