@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1"}
+ENV = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1"}
 
 
 def wsi(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """`wsi words...`, without a network."""
     command = [sys.executable, "-m", "pipeline", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENV, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | ENV, cwd=cwd)
