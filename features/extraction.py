@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.grid import FeatureGrid
 from features.header import GridHeader
@@ -17,7 +18,13 @@ from tiling.grid import READ_FAILED, TileBatch, TileGrid, TileSpec, check_detail
 from wsi.errors import ArtefactError
 
 
-def encode_tiles(tiles: Iterable[TileBatch], encoder: Encoder) -> Iterator[FeatureRows]:
+class ImageEncoder(Protocol):
+    """The part of `features.spec.Encoder` that tiles need."""
+
+    def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+
+def encode_tiles(tiles: Iterable[TileBatch], encoder: ImageEncoder) -> Iterator[FeatureRows]:
     """Encodes batches as they come, one at a time in memory; rows of unreadable tiles are NaN.
 
     A row depends on its place in blocks of ROW_BLOCK rows, so batches should start at multiples of ROW_BLOCK. For the

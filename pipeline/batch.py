@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline import ledger
-from pipeline.executor import Executor, SerialExecutor
+from pipeline.executor import Executor
 from pipeline.ledger import REFUSED, REUSED, STOPPED, Outcome
 from pipeline.output import OutputFolder
 from pipeline.slidejob import Task, Watcher
@@ -41,20 +41,20 @@ class Batch:
         said = [shown(word) for word in sys.argv[1:]]
         ledger.append(self.out.ledger, {"event": "run", "slides": len(self.tasks), "argv": said})
         ended: list[Outcome] = []
+        seen = executor.watched(watcher)
         try:
-            for outcome in self._stream(executor, watcher):
+            for outcome in self._stream(executor, seen):
                 ledger.record(self.out.ledger, outcome)
                 ended.append(outcome)
-                watcher.slide_ended(outcome, counted=isinstance(executor, SerialExecutor) and outcome.status != REUSED)
+                watcher.slide_ended(outcome, counted=seen is not None and outcome.status != REUSED)
                 if outcome.status == STOPPED:
                     raise _setup_error(outcome)
         finally:
             self.finish(self.out)
         return ended
 
-    def _stream(self, executor: Executor, watcher: RunWatcher) -> Iterable[Outcome]:
-        local = isinstance(executor, SerialExecutor)
-        function: Any = functools.partial(self.work, watcher=watcher) if local else self.work
+    def _stream(self, executor: Executor, watcher: Watcher | None) -> Iterable[Outcome]:
+        function: Any = self.work if watcher is None else functools.partial(self.work, watcher=watcher)
         for task, result in executor.map(function, self.tasks):
             yield result if isinstance(result, Outcome) else _lost(task, result)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ def open_console() -> Console:
 
 
 class RunConsole:
-    """Watches a run. Called by it from one thread; draws nothing until entered as a context manager.
+    """Watches a run, from any thread. Draws nothing until entered as a context manager.
 
     `check` is called at every step of the run, and may end it by raising.
     """
@@ -52,6 +53,8 @@ class RunConsole:
             transient=True,
         )
         self._task = self._bar.add_task("", total=slides, rate="")
+        self._shares: dict[int, float] = {}  # of the slide under way in each thread, what is done
+        self._lock = threading.RLock()
 
     def __enter__(self) -> RunConsole:
         self._bar.start()
@@ -61,21 +64,33 @@ class RunConsole:
         self._bar.stop()
 
     def slide_started(self, name: str, tiles: int) -> None:
-        self._bar.update(self._task, description=f"{name} ({tiles} tiles)")
+        with self._lock:
+            self._shares[threading.get_ident()] = 0.0
+            self._bar.update(self._task, description=f"{name} ({tiles} tiles)")
 
     def tiles_done(self, count: int, share: float) -> None:
-        """`count` more tiles encoded; `share` of the slide under way is done."""
+        """`count` more tiles encoded; `share` of the slide under way in this thread is done."""
         self._check()
-        self.tiles += count
-        self._bar.update(self._task, completed=self.ended + share, rate=self._rate())
-        if not self.live and time.monotonic() - self.said > HEARTBEAT_S:
-            self._say(f"{self.ended}/{self.slides} slides, {self.tiles} tiles, {self._rate()}{self._left()}")
+        with self._lock:
+            self._shares[threading.get_ident()] = share
+            self.tiles += count
+            self._bar.update(self._task, completed=self._completed(), rate=self._rate())
+            if not self.live and time.monotonic() - self.said > HEARTBEAT_S:
+                self._say(f"{self.ended}/{self.slides} slides, {self.tiles} tiles, {self._rate()}{self._left()}")
 
     def slide_ended(self, outcome: Outcome, counted: bool) -> None:
         """One slide is over; `counted` if its tiles came through `tiles_done` already."""
+        with self._lock:
+            self._tell_end(outcome, counted)
+        self._check()
+
+    def _tell_end(self, outcome: Outcome, counted: bool) -> None:
         self.ended += 1
         self.tiles += 0 if counted else outcome.tiles
-        self._bar.update(self._task, completed=self.ended, rate=self._rate())
+        whole = [thread for thread, share in self._shares.items() if share >= 1]
+        for thread in whole[:1] if counted else []:
+            del self._shares[thread]
+        self._bar.update(self._task, completed=self._completed(), rate=self._rate())
         line = f"[{self.ended}/{self.slides}] {outcome.name}: {outcome.status}"
         if outcome.good:
             line += f", {outcome.tiles} tiles, {outcome.seconds:.1f} s"
@@ -83,7 +98,9 @@ class RunConsole:
             line += f" ({outcome.code}). {last_line(outcome.detail)} {outcome.hint}".rstrip()
         if not (self.live and outcome.good):
             self._say(line, "" if outcome.good else "red")
-        self._check()
+
+    def _completed(self) -> float:
+        return min(self.slides, self.ended + sum(self._shares.values()))
 
     def _say(self, line: str, style: str = "") -> None:
         self.said = time.monotonic()

@@ -14,6 +14,8 @@ from wsi.errors import SchedulerError
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+    from pipeline.slidejob import Watcher
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -23,9 +25,15 @@ LOOK_AGAIN_S = 5.0  # how often a run looks whether workers have joined
 class Executor(Protocol):
     """Runs one function over many tasks; results come as they are ready, each with its task.
 
+    A function that works in this process is given the watcher that `watched` makes of the run's.
+
     The function is expected to turn its own failures into results. An exception in place of a result means that the
     executor lost the task: its worker died more often than is tried again.
     """
+
+    def watched(self, watcher: Watcher) -> Watcher | None:
+        """What tells of progress inside a slide; None where slides are done in other processes."""
+        ...
 
     def map(
         self, function: Callable[[Task], Result], tasks: list[Task]
@@ -34,6 +42,9 @@ class Executor(Protocol):
 
 class SerialExecutor:
     """One after another, here."""
+
+    def watched(self, watcher: Watcher) -> Watcher:
+        return watcher
 
     def map(self, function: Callable[[Task], Result], tasks: list[Task]) -> Iterator[tuple[Task, Result | Exception]]:
         for task in tasks:
@@ -51,6 +62,9 @@ class DaskExecutor:
     workers: int = 0
     scheduler: str = ""
     connect_s: float = 15.0  # how long a scheduler may take to answer
+
+    def watched(self, watcher: Watcher) -> None:
+        return None
 
     def map(self, function: Callable[[Task], Result], tasks: list[Task]) -> Iterator[tuple[Task, Result | Exception]]:
         with self._client() as client:

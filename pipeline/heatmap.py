@@ -6,6 +6,7 @@ import functools
 import io
 import math
 import textwrap
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,11 +147,12 @@ def heatmap_figure(
     """
     image = overlay(values, thumbnail, placement, labels.style)
     enlarge = max(1, 400 // max(image.shape[:2]))
-    sheet = _Sheet(image.repeat(enlarge, axis=0).repeat(enlarge, axis=1), labels)
-    sheet.head()
-    sheet.colour_bar(colour_scale(values, labels.style))
-    sheet.foot(placement.grid, um_per_px=placement.frame.px[0] * labels.mpp / enlarge)
-    return sheet.png()
+    with _MATPLOTLIB:
+        sheet = _Sheet(image.repeat(enlarge, axis=0).repeat(enlarge, axis=1), labels)
+        sheet.head()
+        sheet.colour_bar(colour_scale(values, labels.style))
+        sheet.foot(placement.grid, um_per_px=placement.frame.px[0] * labels.mpp / enlarge)
+        return sheet.png()
 
 
 def scale_bar_um(width_um: float) -> float:
@@ -187,6 +189,8 @@ def _value_range(finite: NDArray[np.floating], style: HeatStyle) -> tuple[float,
         return low - pad, high + pad, f"every tile has {low:.4g}"
     return low, high, words
 
+
+_MATPLOTLIB = threading.Lock()  # which is not made for several threads: slides are drawn side by side
 
 # Lengths of the sheet in pixels; at 72 dpi a point of type is a pixel too.
 _MARGIN, _BAR_SPACE, _MIN_WIDTH, _MIN_HEIGHT = 24, 132, 420, 220

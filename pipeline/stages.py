@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from features import FeatureGrid, GridWriter, encode_tiles, load_encoder
 from features.extraction import finished_grid, whole_blocks
@@ -18,6 +23,7 @@ from heads.bag import kept_rows
 from heads.prompts import PromptSet
 from pipeline.config import RunConfig
 from pipeline.crops import cut_crops
+from pipeline.lanes import Turns
 from pipeline.ledger import DONE, NO_TISSUE, REUSED, Outcome
 from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder, SlideFolder
@@ -49,9 +55,18 @@ class SlideTask:
         return OutputFolder(self.out).slide(self.entry.id)
 
 
-@functools.lru_cache(maxsize=2)
+_LOADING = threading.RLock()  # slides that begin together in one process ask for the encoder together
+_TURNS, _NUMBERS = Turns(), itertools.count()
+
+
 def encoder_for(config: RunConfig) -> Encoder:
     """The run's encoder, loaded once per process."""
+    with _LOADING:
+        return _encoder(config)
+
+
+@functools.lru_cache(maxsize=2)
+def _encoder(config: RunConfig) -> Encoder:
     wanted = config.encoder
     return load_encoder(
         wanted.name,
@@ -62,9 +77,14 @@ def encoder_for(config: RunConfig) -> Encoder:
     )
 
 
-@functools.lru_cache(maxsize=2)
 def scorer_for(config: RunConfig, prompts: PromptSet) -> Scorer:
     """The prompts' embeddings in the run's encoder, made once per process."""
+    with _LOADING:
+        return _scorer(config, prompts)
+
+
+@functools.lru_cache(maxsize=2)
+def _scorer(config: RunConfig, prompts: PromptSet) -> Scorer:
     return Scorer.of(prompts, encoder_for(config), config.zeroshot)
 
 
@@ -73,12 +93,25 @@ def run_slide(task: SlideTask, watcher: Watcher | None = None) -> Outcome:
     return ended(_Job, task, watcher)
 
 
+@dataclass(frozen=True, slots=True)
+class _InTurn:
+    """The process' encoder, for one of the slides that share it."""
+
+    encoder: Encoder
+    number: int  # of the slide, in the order of their beginning
+
+    def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with _TURNS.turn(self.number):
+            return self.encoder.encode_images(pixels)
+
+
 class _Job(SlideJob):
     def __init__(self, task: SlideTask, reader: ReaderProcess, watcher: Watcher) -> None:
         super().__init__(task, reader, watcher)
         self.folder = task.folder
         self.stage = "encoder"
         self.seconds: dict[str, float] = {}
+        self.number = next(_NUMBERS)
 
     def run(self) -> Outcome:
         encoder = encoder_for(self.task.config)
@@ -159,7 +192,7 @@ class _Job(SlideJob):
         if done < self.tiles:
             batch_size = whole_blocks(self.task.config.encoder.batch_size)
             with closing(self.reader.tiles(batch_size, start=done)) as tiles:
-                for rows in encode_tiles(tiles, encoder):
+                for rows in encode_tiles(tiles, _InTurn(encoder, self.number)):
                     writer.append(rows)
                     done += len(rows)
                     # At once: a file whose tail is missing would keep the encoder busy with black tiles for hours.

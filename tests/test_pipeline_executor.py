@@ -1,4 +1,4 @@
-"""One contract over both executors; a real Dask scheduler with workers in processes of their own."""
+"""One contract over all executors; a real Dask scheduler with workers in processes of their own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import executor_tasks
 import pytest
 
 from pipeline.executor import DaskExecutor, Executor, SerialExecutor
+from pipeline.lanes import LaneExecutor
 from wsi.errors import SchedulerError
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:distributed")
@@ -22,12 +23,14 @@ def findable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
-@pytest.mark.parametrize("executor", [SerialExecutor(), DaskExecutor(workers=2)], ids=["serial", "dask"])
+@pytest.mark.parametrize(
+    "executor", [SerialExecutor(), LaneExecutor(3), DaskExecutor(workers=2)], ids=["serial", "lanes", "dask"]
+)
 def test_every_task_gives_its_own_result(executor: Executor) -> None:
     results = list(executor.map(executor_tasks.square, list(range(7))))
     assert sorted((task, result[0]) for task, result in results) == [(n, n * n) for n in range(7)]  # type: ignore[index]
     here = {result[1] == os.getpid() for _, result in results}  # type: ignore[index]
-    assert here == {isinstance(executor, SerialExecutor)}
+    assert here == {not isinstance(executor, DaskExecutor)}
 
 
 def test_a_worker_killed_once_costs_nothing(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import signal
 import subprocess
@@ -12,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli import wsi
+from cli import digests, wsi
 
 from features import FeatureGrid
 from pipeline import ledger
@@ -39,12 +38,6 @@ def finished(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = wsi("run", slides, "-o", out, *COLOUR)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
-
-
-def digests(out: Path) -> dict[str, str]:
-    """SHA-256 of every file of every feature grid."""
-    files = sorted(p for p in out.glob("slides/*/features/*.zarr/**/*") if p.is_file())
-    return {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def statuses(out: Path) -> dict[str, str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.config import RunConfig, load_config, setting
 from pipeline.console import open_console
-from pipeline.executor import DaskExecutor, Executor, SerialExecutor
+from pipeline.executor import DaskExecutor, Executor
+from pipeline.lanes import LaneExecutor
 from pipeline.manifest import SlideEntry, entries_from, printable
 from wsi.errors import UsageError
 from wsi.location import located
@@ -76,4 +77,4 @@ def check_apart(slides: Sequence[str | Path] | None, out: Path) -> None:
 def executor(workers: int, scheduler: str) -> Executor:
     if workers and scheduler:
         raise UsageError("--workers and --scheduler exclude each other.", hint="Give one of them.")
-    return DaskExecutor(workers=workers, scheduler=scheduler) if workers or scheduler else SerialExecutor()
+    return DaskExecutor(workers=workers, scheduler=scheduler) if workers or scheduler else LaneExecutor()
