@@ -20,6 +20,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 LOOK_AGAIN_S = 5.0  # how often a run looks whether workers have joined
+PER_ENCODER = 2  # slides at a time
+DEATHS = 2  # of local workers until the tasks they had are suspected; a scheduler elsewhere has its own number
 
 
 class Executor(Protocol):
@@ -55,8 +57,10 @@ class SerialExecutor:
 class DaskExecutor:
     """On `workers` local processes, or on the cluster whose scheduler answers at `scheduler`.
 
-    Only tasks and outcomes travel; pixels and features never leave their worker. Each worker has one task at a time:
-    Dask blames a worker's death on every task it holds, and a run that has to stop leaves little behind.
+    Only tasks and outcomes travel; pixels and features never leave their worker. A worker has as many tasks as it has
+    threads, at most two: its encoder is one, see `pipeline.lanes`. Where workers declare a resource GPU, two tasks go
+    to each GPU and none to workers without. Dask blames a worker's death on every task it held: those it gives up for
+    that are tried once more, each alone.
     """
 
     workers: int = 0
@@ -68,18 +72,29 @@ class DaskExecutor:
 
     def map(self, function: Callable[[Task], Result], tasks: list[Task]) -> Iterator[tuple[Task, Result | Exception]]:
         with self._client() as client:
-            waiting = iter(tasks)
-            running: dict[Future, Task] = {}
-            while True:
-                # Workers may join a cluster while it is at work: the count is taken anew each time round.
-                room = max(1, self.workers or len(client.nthreads())) - len(running)
-                for _, task in zip(range(room), waiting, strict=False):
-                    # pure=False: the slide is to be worked on again even if Dask has seen the same task before
-                    running[client.submit(function, task, pure=False)] = task
-                if not running:
-                    return
-                for future in self._ended(list(running)):
-                    yield running.pop(future), self._result(future)
+            suspects: list[Task] = []
+            for task, result in self._worked(client, function, tasks, alone=False):
+                if isinstance(result, Exception):
+                    suspects.append(task)
+                else:
+                    yield task, result
+            yield from self._worked(client, function, suspects, alone=True)
+
+    def _worked(
+        self, client: Client, function: Callable[[Task], Result], tasks: list[Task], *, alone: bool
+    ) -> Iterator[tuple[Task, Result | Exception]]:
+        waiting = iter(tasks)
+        running: dict[Future, Task] = {}
+        while True:
+            # Workers may join a cluster while it is at work: their room is counted anew each time round.
+            room, needs = _room(client)
+            for _, task in zip(range((1 if alone else room) - len(running)), waiting, strict=False):
+                # pure=False: the slide is to be worked on again even if Dask has seen the same task before
+                running[client.submit(function, task, pure=False, resources=needs)] = task
+            if not running:
+                return
+            for future in self._ended(list(running)):
+                yield running.pop(future), self._result(future)
 
     def _ended(self, running: list[Future]) -> list[Future]:
         """Those that have ended, after a while at most; none may have."""
@@ -109,14 +124,15 @@ class DaskExecutor:
 
     @contextmanager
     def _client(self) -> Iterator[Client]:
+        import dask
         from distributed import Client, LocalCluster
 
         try:
-            with _quiet():
+            with _quiet(), dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1}):
                 target: Any = self.scheduler or LocalCluster(
                     n_workers=self.workers,
                     threads_per_worker=1,
-                    dashboard_address=None,
+                    dashboard_address=":0",
                     env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.workers))},
                 )
                 client = Client(target, timeout=self.connect_s)
@@ -138,6 +154,15 @@ class DaskExecutor:
             f"{self.scheduler or 'local cluster'}: the Dask scheduler went away during the run.",
             hint="Finished slides are kept: start it again and repeat the same command.",
         )
+
+
+def _room(client: Client) -> tuple[int, dict[str, float] | None]:
+    """How many tasks all workers take together, at least one, and what of a worker's resources each of them needs."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    gpus = sum(int(worker["resources"].get("GPU", 0) * PER_ENCODER) for worker in workers)
+    if gpus:
+        return gpus, {"GPU": 1 / PER_ENCODER}
+    return max(1, sum(min(worker["nthreads"], PER_ENCODER) for worker in workers)), None
 
 
 @contextmanager

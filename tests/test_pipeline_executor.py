@@ -46,6 +46,26 @@ def test_a_task_that_always_kills_its_worker_is_given_up_and_named() -> None:
     assert isinstance(results["poison"], Exception)
 
 
+def test_innocents_that_share_a_worker_with_poison_survive() -> None:
+    from distributed import LocalCluster
+
+    tasks = [f"innocent {n}" for n in range(9)]
+    tasks.insert(2, "poison")
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0") as cluster:
+        results = dict(DaskExecutor(scheduler=cluster.scheduler_address).map(executor_tasks.die_always, tasks))
+    assert isinstance(results.pop("poison"), Exception)
+    assert results == {task: task for task in tasks if task != "poison"}
+
+
+def test_gpus_are_a_resource_that_two_tasks_share() -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=":0", resources={"GPU": 1}) as cluster:
+        executor = DaskExecutor(scheduler=cluster.scheduler_address)
+        results = dict(executor.map(executor_tasks.company, list(range(6))))
+    assert max(results.values()) == 2  # type: ignore[type-var]
+
+
 def test_a_worker_that_cannot_work_ends_the_run_with_its_reason() -> None:
     with pytest.raises(SchedulerError, match="No module named 'ours'"):
         list(DaskExecutor(workers=1).map(executor_tasks.import_trouble, ["ours"]))
@@ -56,7 +76,7 @@ def test_workers_that_join_later_are_used(tmp_path: Path, monkeypatch: pytest.Mo
     from distributed import LocalCluster
 
     monkeypatch.setattr("pipeline.executor.LOOK_AGAIN_S", 0.2)
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
         executor = DaskExecutor(scheduler=cluster.scheduler_address)
         ended = executor.map(executor_tasks.here_for, [str(tmp_path / name) for name in "ab"])
         joining = threading.Thread(target=_joined, args=(cluster, tmp_path))
