@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from wsi.errors import ArtefactError, UsageError
 from wsi.identity import file_sha256
 
 _WRITTEN = "tissue.geojson"  # by a run, in each slide's folder
+SUMMED_UP = "Tissue as drawn in ", "No file of its tissue in "  # how notes begin that `source_summary` sums up
 _OTHER_KINDS = (".geojson", ".json", ".xml", ".gz", ".zip", ".qpdata")  # that could hold annotations
 
 
@@ -106,14 +107,20 @@ def source_note(entry: SlideEntry) -> tuple[str, ...]:
     return (f"No file of its tissue in {entry.tissue.folder}: detected automatically.",)
 
 
-def source_summary(entries: Iterable[SlideEntry]) -> str:
-    """How many slides have a file and which have none, "" without --tissue-from."""
-    asked = [e for e in entries if e.tissue is not None]
-    without = [e.name for e in asked if e.tissue is not None and e.tissue.file is None]
+def source_summary(entries: Iterable[SlideEntry], drawn: Mapping[str, bool]) -> str:
+    """How many slides have tissue as drawn, and which were detected and why, "" without --tissue-from.
+
+    `drawn` tells of every slide (by id) that was not refused whether a drawing is in force.
+    """
+    asked = [(e.name, e.tissue.file, drawn.get(e.id)) for e in entries if e.tissue is not None]
     if not asked:
         return ""
-    told = f"tissue: {len(asked) - len(without)} slides with a file of their own"
-    return told + (f", {len(without)} without, detected automatically: {some(without)}" if without else "")
+    told = [f"tissue: {sum(is_drawn is True for _, _, is_drawn in asked)} of {len(asked)} slides as drawn"]
+    for why, has_file in (("since their files are as a run wrote them", True), ("for want of a file", False)):
+        names = [name for name, file, is_drawn in asked if is_drawn is False and (file is not None) is has_file]
+        told += [f"{len(names)} detected, {why}: {some(names)}"] if names else []
+    refused = sum(is_drawn is None for _, _, is_drawn in asked)
+    return "; ".join(told + ([f"{refused} refused"] if refused else []))
 
 
 def _there(folder: Path) -> dict[str, Path]:

@@ -96,14 +96,17 @@ def test_an_edited_file_does_its_slide_again_and_no_other(slides: Path, tmp_path
 def test_an_output_folder_is_given_back_with_one_slide_edited(slides: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(slides, out)
-    assert statuses(run(slides, out, out)) == {"a": "reused", "b": "reused"}  # nobody edited anything
+    unedited = run(slides, out, out)
+    assert statuses(unedited) == {"a": "reused", "b": "reused"} and not unedited["a"].drawn
     mask = out / "slides/a/tissue.geojson"
     written(mask, HALF)
     ignored = run(slides, out)
     assert statuses(ignored) == {"a": "reused", "b": "reused"} and "was edited since" in ignored["a"].notes[-1]
     assert statuses(run(slides, out, out)) == {"a": "done", "b": "reused"}
     assert json.loads(mask.read_text()) == HALF  # the edit stays as it was
-    assert statuses(run(slides, out, out)) == {"a": "reused", "b": "reused"}
+    again = run(slides, out, out)
+    assert statuses(again) == {"a": "reused", "b": "reused"}
+    assert {i: o.drawn for i, o in again.items()} == {"a": True, "b": False}
 
     elsewhere = run(slides, tmp_path / "other", out)
     assert statuses(elsewhere) == {"a": "done", "b": "done"}
@@ -116,6 +119,12 @@ def test_an_output_folder_is_given_back_with_one_slide_edited(slides: Path, tmp_
     (kept,) = (out / "slides/a").glob("tissue-edited-*.geojson")
     assert json.loads(kept.read_text()) == HALF and kept.name in " ".join(ended["a"].notes)
     assert json.loads(mask.read_text()) != HALF
+    assert "is not in force" in ended["a"].notes[-1] and kept.name in (out / "slides.csv").read_text()
+    for edits in (None, out):  # it is told as long as it lies there
+        ended = run(slides, out, edits)
+        assert (ended["a"].status, ended["a"].drawn) == ("reused", False) and kept.name in ended["a"].notes[-1]
+        assert "not in force" not in " ".join(ended["b"].notes)
+    assert kept.name in " ".join(run(slides, tmp_path / "third", out)["a"].notes)
 
     written(mask, HALF)
     kept.unlink()
@@ -217,10 +226,20 @@ def test_files_that_serve_no_slide_are_listed(tmp_path: Path) -> None:
     given, warnings = with_tissue(entries("s", "t"), tmp_path)
     assert [w.split(": ")[-1] for w in warnings] == ["gone/tissue.geojson, z.geojson", "t.json, t.xml, u.geojson.gz"]
     assert "belong to no slide" in warnings[0] and "XML is never read" in warnings[1]
-    assert source_summary(given) == (
-        "tissue: 1 slides with a file of their own, 1 without, detected automatically: t.svs"
+    assert source_summary(given, {"s": True, "t": False}) == (
+        "tissue: 1 of 2 slides as drawn; 1 detected, for want of a file: t.svs"
     )
-    assert source_summary(entries("s")) == ""
+    assert source_summary(entries("s"), {}) == ""
+
+
+def test_the_summary_counts_what_is_in_force(tmp_path: Path) -> None:
+    for slide in "abcd":
+        written(tmp_path / f"slides/{slide}/tissue.geojson", HALF)
+    given, _ = with_tissue(entries(*"abcde"), tmp_path)
+    assert source_summary(given, {"a": True, "b": False, "c": False, "e": False}) == (
+        "tissue: 1 of 5 slides as drawn; 2 detected, since their files are as a run wrote them: b.svs, c.svs; "
+        "1 detected, for want of a file: e.svs; 1 refused"
+    )
 
 
 def test_the_commands_tell_it(slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,4 +249,4 @@ def test_the_commands_tell_it(slides: Path, tmp_path: Path, capsys: pytest.Captu
     assert looking.plan(given, tmp_path / "out", CONFIG) == 0
     said = capsys.readouterr().out
     assert f"1 files in {tmp_path / 'edits'} belong to no slide of this run: c.geojson" in said
-    assert "tissue: 1 slides with a file of their own, 1 without, detected automatically: b.svs" in said
+    assert "tissue: 1 of 2 slides as drawn; 1 detected, for want of a file: b.svs" in said

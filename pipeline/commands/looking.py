@@ -38,7 +38,7 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
     todo, wrong = [p for p in planned if p.state == TO_DO], [p for p in planned if p.state == PROBLEM]
     cached = len(planned) - len(todo) - len(wrong)
     console.print(f"{len(planned)} slides: {cached} cached, {len(todo)} to do, {len(wrong)} refused")
-    if told := source_summary(entries):
+    if told := source_summary(entries, {p.entry.id: p.drawn for p in planned if p.state != PROBLEM}):
         console.print(told)
     console.print(f"to do: {cost.tiles} tiles, about {size(cost.bytes)} on disk ({size(cost.free_bytes)} free)")
     if cost.seconds is not None and cost.tiles_per_second:
