@@ -266,7 +266,14 @@ def test_a_slide_without_tissue_has_an_empty_table(tmp_path: Path) -> None:
     write_svs(tmp_path / "blank.svs", np.full((600, 800, 3), 243, np.uint8), SvsSpec(mpp=0.5))
     ended = save(entries_from([tmp_path / "blank.svs"]), tmp_path / "out")
     assert ended["blank"].status == "no tissue" and rows(tmp_path / "out/slides/blank/blank.csv") == []
-    assert zipfile.ZipFile(tmp_path / "out/slides/blank/blank.zip").namelist() == []
+    assert zipfile.ZipFile(tmp_path / "out/slides/blank/blank.zip").namelist() == [] and ended["blank"].notes == ()
+
+
+def test_a_slide_with_less_tissue_than_a_tile_says_so(slides: Path, tmp_path: Path) -> None:
+    large = load_config(settings=["tile.size_px=20000"])
+    ended = save(entries_from([slides / "a.svs"]), tmp_path, PNG, large)["a"]
+    assert ended.status == "no tissue" and "no tile of 10,000 x 10,000 um" in ended.notes[-1]
+    assert ended.notes[-1] in rows(tmp_path / "slides.csv")[0]["warnings"]
 
 
 def test_large_tiles_go_in_small_batches(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

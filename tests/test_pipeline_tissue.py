@@ -160,7 +160,25 @@ def test_a_drawing_without_areas_is_a_slide_without_tissue(slides: Path, tmp_pat
     written(tmp_path / "edits/a.geojson", collection())
     ended = run(slides, tmp_path / "out", tmp_path / "edits")
     assert statuses(ended) == {"a": "no tissue", "b": "done"}
-    assert "holds no area" in " ".join(ended["a"].notes)
+    assert "holds no area" in " ".join(ended["a"].notes) and "no tile" not in " ".join(ended["a"].notes)
+
+
+def test_tissue_that_no_tile_fits_is_told(slides: Path, tmp_path: Path) -> None:
+    """A square of 100 um, its sides in um where px of 0.5 um are meant; and one of mm, that holds no px of the mask."""
+    written(tmp_path / "edits/a.geojson", collection(feature(box(600, 600, 700, 700))))
+    written(tmp_path / "edits/b.geojson", collection(feature(box(600.1, 600.1, 600.2, 600.2))))
+    ended = run(slides, tmp_path / "out", tmp_path / "edits")
+    assert statuses(ended) == {"a": "no tissue", "b": "no tissue"}
+    note = next(n for n in ended["a"].notes if "no tile" in n)
+    assert note.startswith("Tissue was drawn, 3,136 um2") and "no tile of 112 x 112 um is at least 50% tissue" in note
+    assert "the slide is 700 x 600 um" in note and "pixels of the finest level, 0.5 um each" in note
+    assert "Tissue was drawn, 0 um2" in " ".join(ended["b"].notes)
+    assert "no tile of 112 x 112 um" in (tmp_path / "out/slides.csv").read_text()
+
+    coarse = load_config(settings=["tile.mpp=50"])
+    (planned, _) = plan_slides(entries_from([slides]), OutputFolder(tmp_path / "none"), coarse)
+    (note,) = planned.warnings
+    assert note.startswith("Tissue was found, ") and "11,200 x 11,200 um" in note and "Drawings" not in note
 
 
 def test_a_damaged_record_beside_a_file_is_no_fault(slides: Path, tmp_path: Path) -> None:

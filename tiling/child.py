@@ -115,10 +115,12 @@ class Child:
         damage = [warning for warning in slide.warnings if warning not in known]
         self.grid = grid = TileGrid.over(slide, mask, spec)
         self.normaliser = fitted_normaliser(slide, grid)  # before any tile is asked for: a slide may be refused for it
+        areas = self.drawn.tissue if request["drawn"] is not None and self.drawn is not None else ()
+        fit = no_tile_fits(slide, mask, grid, drawn=len(areas) > 0)
         header = {
             "mask": {"px": mask.px, "origin": mask.origin},
             "grid": {"origin": grid.origin, "span_px": grid.span_px, "stride_px": grid.stride_px},
-            "notes": [*damage, *notes, *([] if brightfield(thumbnail) else [NOT_BRIGHTFIELD])],
+            "notes": [*damage, *notes, *fit, *([] if brightfield(thumbnail) else [NOT_BRIGHTFIELD])],
         }
         arrays = {"thumbnail": thumbnail, "inside": mask.inside, "keep": grid.keep, "fraction": grid.tissue_fraction}
         send(self.outbox, header, arrays)
@@ -158,6 +160,21 @@ class Child:
         if self.slide is not None:
             self.slide.close()
         self.slide = self.grid = self.normaliser = None
+
+
+def no_tile_fits(slide: Any, mask: TissueMask, grid: TileGrid, *, drawn: bool) -> tuple[str, ...]:
+    """A note where there is tissue and no tile of it, and what the two sizes are."""
+    if len(grid) or not (drawn or mask.inside.any()):
+        return ()
+    spec, um2 = grid.spec, float(mask.inside.sum()) * (mask.px * slide.mpp) ** 2
+    width, height = (f"{side * slide.mpp:,.0f}" for side in (slide.bounds.width, slide.bounds.height))
+    side = f"{spec.size_px * spec.mpp:,.0f}"
+    told = (
+        f"Tissue was {'drawn' if drawn else 'found'}, {um2:,.0f} um2, but no tile of {side} x {side} um is at least "
+        f"{spec.min_tissue:.0%} tissue (tile.min_tissue); the slide is {width} x {height} um."
+    )
+    units = f" Drawings are in pixels of the finest level, {slide.mpp:.4g} um each, not in um or mm." if drawn else ""
+    return (f"{told} Take smaller tiles or a lower share.{units}",)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
