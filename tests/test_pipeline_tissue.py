@@ -231,6 +231,8 @@ def test_what_is_not_clear_is_an_error(tmp_path: Path) -> None:
     written(tmp_path / "s/tissue.geojson", HALF)
     with pytest.raises(UsageError, match=r"s: 2 files, .*s\.geojson, .*s/tissue\.geojson"):
         found(tmp_path, "s", "t")
+    with pytest.raises(UsageError, match=r"it is a file, not a folder\. .* such as s\.geojson"):
+        found(tmp_path / "s.geojson", "s")
     with pytest.raises(UsageError, match="no such folder"):
         found(tmp_path / "gone", "s")
     written(tmp_path / "s.xml", "<x/>")
@@ -238,11 +240,28 @@ def test_what_is_not_clear_is_an_error(tmp_path: Path) -> None:
         found(tmp_path / "s.xml", "s")
 
 
+@pytest.mark.parametrize("name", ["CMU-1.svs.geojson", "cmu-1.geojson", "CMU_1.GeoJSON", "CMU 1.json"])
+def test_a_folder_that_serves_no_slide_is_an_error_and_near_misses_are_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as empty:
+        found(tmp_path, "CMU-1", "x/s", "y/s")
+    assert "none of its files" in str(empty.value) and "Call that of CMU-1.svs CMU-1.geojson" in str(empty.value)
+    written(tmp_path / name, HALF)
+    with pytest.raises(UsageError, match=f"Did you mean CMU-1.geojson in place of {name}\\?"):
+        found(tmp_path, "CMU-1", "x/s")
+    written(tmp_path / "s.svs.geojson", HALF)
+    with pytest.raises(UsageError, match=r"Did you mean x__s\.geojson in place of s\.svs\.geojson, y__s\.geojson in"):
+        found(tmp_path, "x/s", "y/s")
+
+
 def test_files_that_serve_no_slide_are_listed(tmp_path: Path) -> None:
     for name in ("s.geojson", "z.geojson", "gone/tissue.geojson", "t.xml", "t.json", "u.geojson.gz", "notes.txt"):
         written(tmp_path / name, HALF)
     given, warnings = with_tissue(entries("s", "t"), tmp_path)
-    assert [w.split(": ")[-1] for w in warnings] == ["gone/tissue.geojson, z.geojson", "t.json, t.xml, u.geojson.gz"]
+    assert [w.split(": ")[-1] for w in warnings] == [
+        "gone/tissue.geojson, z.geojson.",
+        "t.json, t.xml, u.geojson.gz.",
+        "Did you mean t.geojson in place of t.json?",
+    ]
     assert "belong to no slide" in warnings[0] and "XML is never read" in warnings[1]
     assert source_summary(given, {"s": True, "t": False}) == (
         "tissue: 1 of 2 slides as drawn; 1 detected, for want of a file: t.svs"
