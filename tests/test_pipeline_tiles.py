@@ -28,6 +28,7 @@ from pipeline.output import OutputFolder
 from pipeline.synthetic import draw, recipe
 from pipeline.tileimages import FolderSink, ImageConfig, ImageSink, ZipSink
 from pipeline.tilejob import TileTask, save_tiles
+from pipeline.tissuefiles import with_tissue
 from tiling import TileGrid, TileSpec, detect_tissue, read_tiles
 from wsi import open_slide
 from wsi.errors import NoSpace, UsageError
@@ -274,6 +275,15 @@ def test_a_slide_with_less_tissue_than_a_tile_says_so(slides: Path, tmp_path: Pa
     ended = save(entries_from([slides / "a.svs"]), tmp_path, PNG, large)["a"]
     assert ended.status == "no tissue" and "no tile of 10,000 x 10,000 um" in ended.notes[-1]
     assert ended.notes[-1] in rows(tmp_path / "slides.csv")[0]["warnings"]
+
+
+def test_a_drawing_around_glass_is_named_where_stains_cannot_be_told(tmp_path: Path) -> None:
+    write_svs(tmp_path / "glass.svs", np.full((600, 800, 3), 243, np.uint8), SvsSpec(mpp=0.5))
+    written(tmp_path / "edits/glass.geojson", collection(feature(box(0, 0, 600, 600))))
+    entries, _ = with_tissue(entries_from([tmp_path / "glass.svs"]), tmp_path / "edits")
+    ended = save(entries, tmp_path / "out", PNG, load_config(settings=["tile.stain=macenko"]))["glass"]
+    assert ended.code == "stains_unfit" and " are needed." in ended.detail
+    assert ended.hint.startswith("Its tiles are where glass.geojson has tissue: is it drawn around glass? Leave it out")
 
 
 def test_large_tiles_go_in_small_batches(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from tiling.normalisation import StainNormaliser
 from tiling.stainfit import fitted_normaliser
 from tiling.tiles import read_tiles
 from tiling.tissue import TissueConfig, brightfield, detect_tissue
-from wsi.errors import ReaderMemory, TissueInvalid, ToolkitError
+from wsi.errors import ReaderMemory, StainsUnfit, TissueInvalid, ToolkitError
 from wsi.facts import SlideFacts
 from wsi.geometry import Region, Size
 from wsi.location import Location, located, without_secrets
@@ -113,10 +113,10 @@ class Child:
         thumbnail = slide.thumbnail(request["thumbnail_px"])
         mask, notes = self._tissue(request)
         damage = [warning for warning in slide.warnings if warning not in known]
+        drawn = self.drawn if request["drawn"] is not None else None
         self.grid = grid = TileGrid.over(slide, mask, spec)
-        self.normaliser = fitted_normaliser(slide, grid)  # before any tile is asked for: a slide may be refused for it
-        areas = self.drawn.tissue if request["drawn"] is not None and self.drawn is not None else ()
-        fit = no_tile_fits(slide, mask, grid, drawn=len(areas) > 0)
+        self.normaliser = self._fitted(drawn)  # before any tile is asked for: a slide may be refused for it
+        fit = no_tile_fits(slide, mask, grid, drawn=drawn is not None and len(drawn.tissue) > 0)
         header = {
             "mask": {"px": mask.px, "origin": mask.origin},
             "grid": {"origin": grid.origin, "span_px": grid.span_px, "stride_px": grid.stride_px},
@@ -124,6 +124,15 @@ class Child:
         }
         arrays = {"thumbnail": thumbnail, "inside": mask.inside, "keep": grid.keep, "fraction": grid.tissue_fraction}
         send(self.outbox, header, arrays)
+
+    def _fitted(self, drawn: Annotations | None) -> StainNormaliser | None:
+        try:
+            return fitted_normaliser(self.slide, self.grid)
+        except StainsUnfit as error:
+            if drawn is None:
+                raise
+            hint = f"Its tiles are where {drawn.path.name} has tissue: is it drawn around glass? {error.hint}"
+            raise StainsUnfit(error.message, hint=hint, **error.facts) from error
 
     def do_tiles(self, request: dict[str, Any]) -> None:
         """batch_size, threads, start, slots -> batches through the ring; a slot given back is written again."""
