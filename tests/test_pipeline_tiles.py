@@ -325,9 +325,9 @@ def test_a_folder_keeps_one_setting_and_may_gain_images(tmp_path: Path) -> None:
     keep(ImageConfig("jpg"), "reader.threads=1")
     keep(ImageConfig("jpg"))
     for images, settings, told in (
-        (ImageConfig(), [], "images.save: jpg -> "),
+        (ImageConfig(), [], "images.save: jpg -> not given"),
         (ImageConfig("jpg", "folder"), [], "images.place"),
-        (ImageConfig("jpg"), ["tile.stride_px=100"], "tile.stride_px: None -> 100"),
+        (ImageConfig("jpg"), ["tile.stride_px=100"], "tile.stride_px: not given -> 100"),
         (ImageConfig("jpg"), ["tissue.mpp=4.0"], "tissue.mpp"),
     ):
         with pytest.raises(UsageError, match=re.escape(told)):
@@ -350,6 +350,27 @@ def test_options_that_do_not_go_together_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a zip or a folder, not 'tar'"):
         command.image_config("jpg", "tar", None, ())
     assert command.image_config("webp", None, None, ("pen",)) == ImageConfig("webp", "zip", 90, ("pen",))
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (ImageConfig(), "{0}/a.csv"),
+        (ImageConfig("jpg"), "{0}/a.zip"),
+        (ImageConfig("jpg", "folder"), "{0}/a.csv, and images in {0}/a"),
+    ],
+)
+def test_it_is_said_where_tiles_lie_if_there_are_any(
+    images: ImageConfig, told: str, slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = tmp_path / "a.svs"
+    written(slide, "no slide")
+    assert command.tiles(entries_from([slide]), tmp_path / "out", CONFIG, images, SerialExecutor()) == 4
+    assert "tiles: " not in capsys.readouterr().out
+    slide.write_bytes((slides / "a.svs").read_bytes())
+    assert command.tiles(entries_from([slide]), tmp_path / "out", CONFIG, images, SerialExecutor()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].replace("<id>", "a") == f"tiles: {told.format(tmp_path / 'out/slides/a')}"
 
 
 def test_results_go_to_no_url() -> None:

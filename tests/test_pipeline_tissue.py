@@ -287,3 +287,4 @@ def test_the_commands_tell_it(slides: Path, tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert f"1 files in {tmp_path / 'edits'} belong to no slide of this run: c.geojson" in said
     assert "tissue: 1 of 2 slides as drawn; 1 detected, for want of a file: b.svs" in said
+    assert "new. Tissue as drawn in a.geojson, not detected." in said

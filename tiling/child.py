@@ -115,7 +115,7 @@ class Child:
         damage = [warning for warning in slide.warnings if warning not in known]
         drawn = self.drawn if request["drawn"] is not None else None
         self.grid = grid = TileGrid.over(slide, mask, spec)
-        self.normaliser = self._fitted(drawn)  # before any tile is asked for: a slide may be refused for it
+        self.normaliser = self._fitted(grid, drawn)  # before any tile is asked for: a slide may be refused for it
         fit = no_tile_fits(slide, mask, grid, drawn=drawn is not None and len(drawn.tissue) > 0)
         header = {
             "mask": {"px": mask.px, "origin": mask.origin},
@@ -125,9 +125,9 @@ class Child:
         arrays = {"thumbnail": thumbnail, "inside": mask.inside, "keep": grid.keep, "fraction": grid.tissue_fraction}
         send(self.outbox, header, arrays)
 
-    def _fitted(self, drawn: Annotations | None) -> StainNormaliser | None:
+    def _fitted(self, grid: TileGrid, drawn: Annotations | None) -> StainNormaliser | None:
         try:
-            return fitted_normaliser(self.slide, self.grid)
+            return fitted_normaliser(self.slide, grid)
         except StainsUnfit as error:
             if drawn is None:
                 raise

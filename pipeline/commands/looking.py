@@ -30,7 +30,7 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
             p.state,
             "" if p.state == PROBLEM else p.tiles,
             f"{p.mpp:.4g}" if p.mpp else "",
-            " ".join([p.reason, *p.warnings]),
+            " ".join([f"{p.reason.removesuffix('.')}." if p.reason and p.warnings else p.reason, *p.warnings]),
         )
         for p in planned
     ]

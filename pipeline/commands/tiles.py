@@ -88,9 +88,15 @@ def tiles(entries: list[SlideEntry], out: Path, config: RunConfig, images: Image
     console.print(summary(outcomes, time.monotonic() - started))
     if told := source_summary(entries, {o.slide_id: o.drawn for o in outcomes if o.good}):
         console.print(told)
-    what = {"": "csv", "zip": "zip", "folder": "csv, and images in slides/<id>/<id>"}[images.save and images.place]
-    console.print(f"tiles: {out}/slides/<id>/<id>.{what}")
+    if any(o.good for o in outcomes):
+        console.print(f"tiles: {_whereabouts(f'{out}/slides/<id>/<id>', images)}")
     return ledger.exit_code(outcomes)
+
+
+def _whereabouts(stem: str, images: ImageConfig) -> str:
+    return {"": f"{stem}.csv", "zip": f"{stem}.zip", "folder": f"{stem}.csv, and images in {stem}"}[
+        images.save and images.place
+    ]
 
 
 def _keep_settings(path: Path, config: TilesConfig) -> None:
@@ -119,10 +125,14 @@ def _keep_settings(path: Path, config: TilesConfig) -> None:
 def _differing(section: str, before: dict[str, dict[str, object]], now: dict[str, dict[str, object]]) -> list[str]:
     was, wanted = before.get(section, {}), now[section]
     return [
-        f"{section}.{k}: {was.get(k)} -> {wanted.get(k)}"
+        f"{section}.{k}: {_said(was.get(k))} -> {_said(wanted.get(k))}"
         for k in dict.fromkeys([*was, *wanted])
         if was.get(k) != wanted.get(k)
     ]
+
+
+def _said(value: object) -> str:
+    return "not given" if value in (None, "", []) else str(value)
 
 
 def _write_table(out: OutputFolder) -> None:
