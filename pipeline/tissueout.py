@@ -53,8 +53,8 @@ def unused_edits(entry: SlideEntry, folder: SlideFolder) -> tuple[str, ...]:
     given = entry.tissue.file if entry.tissue is not None else None
     places = dict.fromkeys([folder.path.absolute(), *([] if given is None else [given.parent])])
     return tuple(
-        f"{aside.name}, drawn by somebody, is not in force: call it {folder.tissue.name} again and give --tissue-from, "
-        f"or delete it ({aside.parent})."
+        f"{aside.name}, drawn by somebody, is not in force, for the tissue is detected: call it {folder.tissue.name} "
+        f"again and give --tissue-from, or delete it ({aside.parent})."
         for place in places
         for aside in sorted(place.glob(f"{_ASIDE}*.geojson"))
     )

@@ -30,7 +30,7 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
             p.state,
             "" if p.state == PROBLEM else p.tiles,
             f"{p.mpp:.4g}" if p.mpp else "",
-            " ".join([f"{p.reason.removesuffix('.')}." if p.reason and p.warnings else p.reason, *p.warnings]),
+            _sentences(p.reason, p.warnings),
         )
         for p in planned
     ]
@@ -55,6 +55,11 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
             f"{out}: the features would not fit on this disk.", hint="Free some space or choose another folder."
         )
     return 0 if not wrong else 4 if len(wrong) == len(planned) else 3
+
+
+def _sentences(reason: str, warnings: tuple[str, ...]) -> str:
+    first = f"{reason.removesuffix('.')}." if reason and warnings else reason
+    return " ".join(filter(None, [first, *warnings]))
 
 
 def info(slides: list[str], mpp: float | None, reader: str) -> int:
