@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -56,8 +56,8 @@ EncoderName = Annotated[
 Weights = Annotated[str | None, typer.Option(help="Hub id, folder or file of weights.", show_default=False)]
 Untrained = Annotated[bool, typer.Option("--untrained", help="The weights are random: store features, show no labels.")]
 Stain = Annotated[
-    str | None,
-    typer.Option(help="Normalise stains of H&E: macenko, reinhard or none. \\[default: none]", show_default=False),
+    Literal["none", "macenko", "reinhard"] | None,
+    typer.Option(case_sensitive=False, help="Normalise stains of H&E. \\[default: none]", show_default=False),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps. \\[default: auto]", show_default=False)]
 Prompts = Annotated[
@@ -155,18 +155,26 @@ def plan(
 def tiles(
     slides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SLIDES... OUT", help="As for run; the output folder last, or -o.", show_default=False),
+        typer.Argument(metavar="SLIDES", help="As for run.", show_default=False),
+    ] = None,
+    last: Annotated[
+        str | None, typer.Argument(metavar="OUT", help="Output folder, unless -o names it.", show_default=False)
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Output folder, if it is not given last.", show_default=False)
     ] = None,
     save: Annotated[
-        str | None,
-        typer.Option(help="Write images: jpg, png or webp; without it, coordinates only.", show_default=False),
+        Literal["jpg", "png", "webp"] | None,
+        typer.Option(case_sensitive=False, help="Write images; without it, coordinates only.", show_default=False),
     ] = None,
     place: Annotated[
-        str | None,
-        typer.Option("--as", help="zip, one a slide (the default), or folder, one file a tile.", show_default=False),
+        Literal["zip", "folder"] | None,
+        typer.Option(
+            "--as",
+            case_sensitive=False,
+            help="One zip a slide, or one file a tile. \\[default: zip]",
+            show_default=False,
+        ),
     ] = None,
     image_quality: Annotated[
         int | None,
@@ -192,7 +200,7 @@ def tiles(
 
     left_out = wishes.dropped(drop) or ()
     images = command.image_config(save, place, image_quality, left_out)
-    given, folder = command.apart(slides, out, manifest)
+    given, folder = command.apart([*(slides or ()), *([last] if last else ())], out, manifest)
     wishes.check_apart(given, folder)
     flags = {"tile.exact": exact or None, "tile.stain": stain, "reader.timeout_s": slide_timeout}
     flags |= {"tile.quality": quality or bool(left_out) or None}

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tiling.grid import TileSpec
 from tiling.quality import unknown_flag
 from tiling.supervised import ReaderConfig
 from tiling.tissue import TissueConfig
-from wsi.errors import ConfigError
+from wsi.errors import ConfigError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,22 @@ def load_config(path: Path | str | None = None, settings: list[str] | tuple[str,
         where = f"{path}: " if path else ""
         raise ConfigError(f"{where}{len(faults)} fault(s) in the settings:\n  " + "\n  ".join(faults))
     return config
+
+
+def check_settings(settings: list[str] | tuple[str, ...], flags: Mapping[str, Any]) -> None:
+    """Raises UsageError that names every setting which contradicts a flag of its `section.key`."""
+    tree: dict[str, Any] = {}
+    for setting in settings:
+        _apply(tree, setting)
+    faults = []
+    for key, wanted in flags.items():
+        section, _, name = key.rpartition(".")
+        there = tree.get(section, {}) if section else tree
+        said = there.get(name) if isinstance(there, dict) else None
+        if said is not None and said != (list(wanted) if isinstance(wanted, tuple) else wanted):
+            faults.append(f"--set {key}={_toml(said)}, but {_toml(wanted)} by an option")
+    if faults:
+        raise UsageError(f"Said twice, and not the same: {'; '.join(faults)}.", hint="Leave one of the two out.")
 
 
 def dump_toml(config: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from heads.problems import some
 from pipeline.ledger import CRASHED, GOOD, REFUSED
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.ledger import Outcome
 
 LOG_WIDTH = 160  # of tables where there is no terminal to ask
+NOTES = 12  # kinds of notes at the end of a run
+_VARIES = re.compile(r"\S*[\d/]\S*|\S+\.\w\S*")  # from slide to slide: numbers, paths, names of files
 HEARTBEAT_S = 30.0  # without a terminal, at most one line of progress in this time
 
 
@@ -146,6 +150,28 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     for row in rows:
         shown.add_row(*(Text(str(cell)) for cell in row))
     return shown
+
+
+def noted(outcomes: Iterable[Outcome], told: tuple[str, ...] = ()) -> list[str]:
+    """What there is to know of slides, a line for each kind of note, with the first slide it is of.
+
+    Notes are of one kind if they differ in numbers and names of files only. Those that begin as one of `told` are left
+    out: they are told elsewhere.
+    """
+    kinds: dict[str, dict[str, str]] = {}  # kind -> slide -> its note
+    for outcome in outcomes:
+        for note in outcome.notes:
+            if not note.startswith(told):
+                kinds.setdefault(_VARIES.sub("", note), {}).setdefault(outcome.name, note)
+    lines = [_of_kind(notes) for notes in kinds.values()]
+    hidden = len(lines) - NOTES
+    return lines if hidden <= 0 else [*lines[:NOTES], f"note: and {hidden} kinds more; slides.csv has all of them"]
+
+
+def _of_kind(notes: dict[str, str]) -> str:
+    (name, note), *others = notes.items()
+    alike = f" (and of {len(others)} more the like: {some([other for other, _ in others])})" if others else ""
+    return f"note: {name}: {note.removeprefix(f'{name}: ')}{alike}"
 
 
 def summary(outcomes: list[Outcome], seconds: float) -> str:

@@ -52,10 +52,19 @@ class TileLayer:
 
 
 def tissue_features(outline: MultiPolygon, bounds: Region, slide_id: str) -> Iterator[dict[str, Any]]:
-    """One locked QuPath annotation named Tissue for each piece of the outline (level-0 px), holes as inner rings."""
-    for i, piece in enumerate(outline.geoms):
+    """One QuPath annotation named Tissue for each piece of the outline (level-0 px), holes as inner rings.
+
+    Not locked, for it is there to be edited; and nothing of it beyond the bounds, where a mask's last px may reach.
+    """
+    import shapely
+
+    frame = shapely.box(bounds.x, bounds.y, bounds.x + bounds.width, bounds.bottom)
+    within = shapely.get_parts(
+        [p if shapely.covers(frame, p) else shapely.intersection(p, frame) for p in outline.geoms]
+    )
+    for i, piece in enumerate(part for part in within if part.geom_type == "Polygon"):
         rings = [_ring(np.asarray(ring.coords)[:, :2], bounds) for ring in (piece.exterior, *piece.interiors)]
-        properties = {"objectType": "annotation", "name": "Tissue", "isLocked": True, "metadata": {"tool": TOOL}}
+        properties = {"objectType": "annotation", "name": "Tissue", "isLocked": False, "metadata": {"tool": TOOL}}
         yield _feature(f"{slide_id}/tissue/{i}", rings, properties)
 
 

@@ -17,6 +17,7 @@ from pipeline.output import OutputFolder
 from pipeline.record import SlideRecord, Wanted, reuse_problem
 from pipeline.stages import encoder_for
 from pipeline.tissuefiles import source_note, wanted_tissue
+from pipeline.tissueout import unused_edits
 from tiling.supervised import Preparation, ReaderProcess
 from wsi.errors import ArtefactError, SetupError, ToolkitError
 
@@ -36,6 +37,7 @@ class PlannedSlide:
     mpp_source: str = ""
     reason: str = ""  # why it has to be done (again), or what is wrong with it
     warnings: tuple[str, ...] = ()
+    drawn: bool = False  # its tissue is as somebody drew it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def plan_slides(entries: list[SlideEntry], out: OutputFolder, config: RunConfig)
     """Looks at every slide: opens it, segments its overview, counts tiles. Encodes nothing and writes nothing."""
     encoder, _ = _encoder(config)
     with ReaderProcess(config.reader) as reader:
-        look = _Look(config, reader, encoder)
+        look = _Look(out, config, reader, encoder)
         for entry in entries:
             try:
                 yield look.at(entry, _record(out, entry))
@@ -98,6 +100,7 @@ def outliers(planned: list[PlannedSlide]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
+    out: OutputFolder
     config: RunConfig
     reader: ReaderProcess
     encoder: Encoder | None
@@ -105,16 +108,22 @@ class _Look:
     def at(self, entry: SlideEntry, record: SlideRecord | None) -> PlannedSlide:
         """One slide's plan. Raises what refuses it."""
         tissue = wanted_tissue(entry, self.config, record, self.reader)
+        drawn = tissue.file is not None
         reason = "new" if record is None else "encoder not to be had"
         if record is not None and self.encoder is not None:
             reason = reuse_problem(record, Wanted(entry, self.config, tissue.identity, self.encoder.spec)) or ""
             if not reason:
                 scale = record.facts.known_mpp, record.facts.mpp_source
-                return PlannedSlide(entry, CACHED, record.grid.tiles, *scale, warnings=source_note(entry))
+                return PlannedSlide(
+                    entry, CACHED, record.grid.tiles, *scale, warnings=self._notes(entry, drawn), drawn=drawn
+                )
         facts = self.reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
         prepared = self.reader.prepare(Preparation(self.config.tissue, self.config.tile, 256, tissue.file))
-        notes = (*facts.warnings, *prepared.notes, *source_note(entry))
-        return PlannedSlide(entry, TO_DO, len(prepared.grid), facts.mpp, facts.mpp_source, reason, notes)
+        notes = (*facts.warnings, *prepared.notes, *self._notes(entry, drawn))
+        return PlannedSlide(entry, TO_DO, len(prepared.grid), facts.mpp, facts.mpp_source, reason, notes, drawn)
+
+    def _notes(self, entry: SlideEntry, drawn: bool) -> tuple[str, ...]:
+        return source_note(entry) + (() if drawn else unused_edits(entry, self.out.slide(entry.id)))
 
 
 def _record(out: OutputFolder, entry: SlideEntry) -> SlideRecord | None:

@@ -49,6 +49,7 @@ class SlideJob(ABC):
         self.tiles = self.unreadable = 0
         self.notes: tuple[str, ...] = ()
         self.read_by = ""
+        self.drawn = False
 
     @abstractmethod
     def run(self) -> Outcome:
@@ -65,6 +66,7 @@ class SlideJob(ABC):
             unreadable=self.unreadable,
             notes=self.notes,
             reader=self.read_by,
+            drawn=self.drawn,
             patient=entry.patient,
             labels=entry.labels,
         )

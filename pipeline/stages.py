@@ -31,7 +31,7 @@ from pipeline.pictures import write_overview
 from pipeline.record import SlideRecord, Wanted, grid_record, reuse_problem
 from pipeline.slidejob import SlideJob, Watcher, ended
 from pipeline.tissuefiles import WantedTissue, source_note, wanted_tissue
-from pipeline.tissueout import edit_note, write_tissue
+from pipeline.tissueout import edit_note, unused_edits, write_tissue
 from pipeline.zeroshot import Scorer, nothing_left, score_slide
 from tiling.grid import READ_FAILED
 from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
@@ -117,6 +117,7 @@ class _Job(SlideJob):
         encoder = encoder_for(self.task.config)
         self.stage, earlier = "tissue", self._earlier()
         tissue = wanted_tissue(self.task.entry, self.task.config, earlier, self.reader)
+        self.drawn = tissue.file is not None
         self.stage = "reuse"
         reused = self._reusable(earlier, Wanted(self.task.entry, self.task.config, tissue.identity, encoder.spec))
         record = reused or self._extract(encoder, tissue, earlier)
@@ -124,6 +125,8 @@ class _Job(SlideJob):
         self.notes = (*record.warnings, *source_note(self.task.entry))
         if reused and self.task.entry.tissue is None:
             self.notes += edit_note(self.folder, reused)
+        if not self.drawn:
+            self.notes += unused_edits(self.task.entry, self.folder)
         self.read_by = record.facts.read_by
         if self.task.prompts is not None and record.grid.tiles:
             self.stage = "zeroshot"

@@ -21,6 +21,7 @@ from pipeline.slidejob import SlideJob, Watcher, ended
 from pipeline.tileimages import ImageConfig, ImageSink, image_sink
 from pipeline.tilerecord import TileRecord, sizes, wanted_tiles
 from pipeline.tissuefiles import WantedTissue, source_note, wanted_tissue
+from pipeline.tissueout import unused_edits
 from tiling.grid import READ_FAILED, READ_PADDED, TileBatch, TileGrid
 from tiling.quality import drop_mask, raised_flags
 from tiling.supervised import Preparation, PreparedSlide
@@ -69,6 +70,7 @@ class _TileJob(SlideJob):
         entry, config, images = self.task.entry, self.task.config, self.task.images
         self.stage = "tissue"
         tissue = wanted_tissue(entry, config, None, self.reader)
+        self.drawn = tissue.file is not None
         self.stage = "reuse"
         wanted = wanted_tiles(entry, config, tissue.identity, images)
         found = TileRecord.read(self.task.folder)
@@ -77,6 +79,7 @@ class _TileJob(SlideJob):
         record = found or self._made(tissue, wanted)
         self.tiles, self.unreadable, self.read_by = record.tiles, record.unreadable, record.facts.read_by
         self.notes = (*record.warnings, *source_note(entry))
+        self.notes += () if self.drawn else unused_edits(entry, self.task.folder)
         if not record.tiles:
             return self.outcome(NO_TISSUE)
         return self.outcome(REUSED if found else DONE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,9 +24,13 @@ from tiling.supervised import DrawnFile, ReaderProcess
 from tiling.tissue import TissueConfig
 from wsi.errors import ArtefactError, UsageError
 from wsi.identity import file_sha256
+from wsi.listing import SUFFIXES
 
 _WRITTEN = "tissue.geojson"  # by a run, in each slide's folder
+SUMMED_UP = "Tissue as drawn in ", "No file of its tissue in "  # how notes begin that `source_summary` sums up
 _OTHER_KINDS = (".geojson", ".json", ".xml", ".gz", ".zip", ".qpdata")  # that could hold annotations
+_ENDINGS = SUFFIXES.union(_OTHER_KINDS, (".ome", ".zarr"))
+_ASKED = 3  # files at most that "did you mean" names
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,14 @@ def with_tissue(entries: list[SlideEntry], folder: Path) -> tuple[list[SlideEntr
 
     A slide's file is `<slide id>.geojson`, `<file stem>.geojson`, `slides/<slide id>/tissue.geojson` or
     `<slide id>/tissue.geojson`. Raises UsageError where `folder` is none, and tells every slide with two files and
-    every file that two slides could claim.
+    every file that two slides could claim; and where no slide has a file, with the name that was looked for.
     """
     if not folder.is_dir():
-        is_xml = folder.suffix.lower() == ".xml"
+        what = "it is a file, not a folder" if folder.exists() else "there is no such folder"
         raise UsageError(
-            f"--tissue-from {folder}: {'XML annotations are not read' if is_xml else 'there is no such folder'}.",
-            hint="Give a folder with GeoJSON as QuPath exports it, a file for each slide, such as S1.geojson.",
+            f"--tissue-from {folder}: {'XML annotations are not read' if folder.suffix.lower() == '.xml' else what}.",
+            hint="Give a folder with GeoJSON as QuPath exports it, a file for each slide, such as "
+            f"{_called(entries[0], entries)}.",
         )
     there = _there(folder.absolute())
     ids = {entry.id for entry in entries}
@@ -61,9 +66,17 @@ def with_tissue(entries: list[SlideEntry], folder: Path) -> tuple[list[SlideEntr
             printable(f"--tissue-from {folder}: {len(faults)} fault(s):\n  " + "\n  ".join(faults)),
             hint="Leave one file for each slide.",
         )
-    sources = {i: TissueSource(folder.absolute(), next(iter(paths), None)) for i, paths in found.items()}
     unused = sorted(path for path in there.values() if path not in claims)
-    return [replace(entry, tissue=sources[entry.id]) for entry in entries], _warnings(unused, folder)
+    warnings = [*_warnings(unused, folder), *_misspelt(unused, entries, found)]
+    if not claims:
+        raise UsageError(
+            " ".join(
+                [f"--tissue-from {printable(str(folder))}: none of its files is of a slide of this run.", *warnings]
+            ),
+            hint=f"Call that of {entries[0].name} {_called(entries[0], entries)}, or leave --tissue-from out.",
+        )
+    sources = {i: TissueSource(folder.absolute(), next(iter(paths), None)) for i, paths in found.items()}
+    return [replace(entry, tissue=sources[entry.id]) for entry in entries], warnings
 
 
 def wanted_tissue(
@@ -106,14 +119,20 @@ def source_note(entry: SlideEntry) -> tuple[str, ...]:
     return (f"No file of its tissue in {entry.tissue.folder}: detected automatically.",)
 
 
-def source_summary(entries: Iterable[SlideEntry]) -> str:
-    """How many slides have a file and which have none, "" without --tissue-from."""
-    asked = [e for e in entries if e.tissue is not None]
-    without = [e.name for e in asked if e.tissue is not None and e.tissue.file is None]
+def source_summary(entries: Iterable[SlideEntry], drawn: Mapping[str, bool]) -> str:
+    """How many slides have tissue as drawn, and which were detected and why, "" without --tissue-from.
+
+    `drawn` tells of every slide (by id) that was not refused whether a drawing is in force.
+    """
+    asked = [(e.name, e.tissue.file, drawn.get(e.id)) for e in entries if e.tissue is not None]
     if not asked:
         return ""
-    told = f"tissue: {len(asked) - len(without)} slides with a file of their own"
-    return told + (f", {len(without)} without, detected automatically: {some(without)}" if without else "")
+    told = [f"tissue: {sum(is_drawn is True for _, _, is_drawn in asked)} of {len(asked)} slides as drawn"]
+    for why, has_file in (("since their files are as a run wrote them", True), ("for want of a file", False)):
+        names = [name for name, file, is_drawn in asked if is_drawn is False and (file is not None) is has_file]
+        told += [f"{len(names)} detected, {why}: {some(names)}"] if names else []
+    refused = sum(is_drawn is None for _, _, is_drawn in asked)
+    return "; ".join(told + ([f"{refused} refused"] if refused else []))
 
 
 def _there(folder: Path) -> dict[str, Path]:
@@ -131,18 +150,42 @@ def _of(entry: SlideEntry, there: dict[str, Path], ids: set[str]) -> list[Path]:
     return [there[name] for name in dict.fromkeys(names) if name in there]
 
 
+def _called(entry: SlideEntry, entries: list[SlideEntry]) -> str:
+    """The shortest name that a slide's file may have."""
+    stem = Path(entry.path.name).stem
+    shared = sum(stem in (Path(e.path.name).stem, e.id) for e in entries) > 1
+    return printable(f"{entry.id if shared else stem}.geojson")
+
+
 def _warnings(unused: list[Path], folder: Path) -> list[str]:
     strangers = [p for p in unused if p.suffix == ".geojson"]
     foreign = [p for p in unused if p.suffix != ".geojson"]
     told = []
     if strangers:
-        told.append(f"{len(strangers)} files in {folder} belong to no slide of this run: {_below(strangers, folder)}")
+        told.append(f"{len(strangers)} files in {folder} belong to no slide of this run: {_below(strangers, folder)}.")
     if foreign:
         told.append(
             f"{len(foreign)} files in {folder} are not read, only .geojson is (export it from QuPath; XML is never "
-            f"read): {_below(foreign, folder)}"
+            f"read): {_below(foreign, folder)}."
         )
     return [printable(sentence) for sentence in told]
+
+
+def _misspelt(unused: list[Path], entries: list[SlideEntry], found: Mapping[str, list[Path]]) -> list[str]:
+    """A question about files that serve no slide, where a slide without one is called nearly so."""
+    near = {_folded(path.name): path for path in unused if path.name != _WRITTEN and "json" in path.suffix.lower()}
+    pairs = [(near[key], e) for e in entries if not found[e.id] and (key := _folded(e.path.name)) in near]
+    asked = [f"{_called(e, entries)} in place of {path.name}" for path, e in pairs[:_ASKED]]
+    more = f" and {len(pairs) - _ASKED} more" if len(pairs) > _ASKED else ""
+    return [printable(f"Did you mean {', '.join(asked)}{more}?")] if asked else []
+
+
+def _folded(name: str) -> str:
+    """What names of the same slide share: `A 1.svs`, `a_1.svs.geojson` and `A-1.GeoJSON` are `a1`."""
+    stem = Path(name)
+    while stem.suffix.lower() in _ENDINGS:
+        stem = stem.with_suffix("")
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFC", stem.name).casefold()))
 
 
 def _below(paths: list[Path], folder: Path) -> str:

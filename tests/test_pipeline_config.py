@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.commands.wishes import configured
 from pipeline.config import RunConfig, dump_toml, load_config, setting
-from wsi.errors import ConfigError
+from wsi.errors import ConfigError, UsageError
 
 
 def test_defaults_need_no_file() -> None:
@@ -76,6 +76,31 @@ def test_a_file_that_is_none_is_a_sentence(tmp_path: Path, content: str | None, 
 def test_a_setting_without_equals_sign_is_a_sentence() -> None:
     with pytest.raises(ConfigError, match=r"section\.key=value"):
         load_config(settings=["tile.mpp"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "told"),
+    [
+        (["tile.stain=macenko"], {"tile.stain": "none"}, ["tile.stain='macenko'", "'none' by an option"]),
+        (
+            ["device=cpu", "tile={quality=false}"],
+            {"device": "cuda", "tile.quality": True},
+            ["device=", "tile.quality="],
+        ),
+        (["tile.mpp=1", "tile.stain=reinhard"], {"tile.stain": "reinhard"}, []),
+        (["tile.quality=true", "reader.timeout_s=60"], {"tile.quality": True, "reader.timeout_s": 60.0}, []),
+        (["tile.quality=true", "zeroshot.drop=['pen']"], {"zeroshot.drop": ("pen",), "tile.stain": None}, []),
+    ],
+)
+def test_an_option_and_a_setting_say_the_same_or_are_refused(
+    settings: list[str], flags: dict[str, object], told: list[str]
+) -> None:
+    if not told:
+        configured(None, settings, flags)
+        return
+    with pytest.raises(UsageError) as caught:
+        configured(None, settings, flags)
+    assert all(words in str(caught.value).replace('"', "'") for words in told)
 
 
 def test_prompts_stay_findable_and_shipped_sets_keep_their_names(

@@ -71,11 +71,24 @@ def test_tissue_is_exactly_what_qupath_reads() -> None:
         "properties": {
             "objectType": "annotation",
             "name": "Tissue",
-            "isLocked": True,
+            "isLocked": False,  # it is there to be edited
             "metadata": {"tool": "wsi-toolkit"},
         },
     }
     assert second["geometry"]["coordinates"][0][2] == [310.13, 290]
+
+
+def test_tissue_ends_at_the_edge_of_the_slide() -> None:
+    """Two arms that reach over the right edge are two pieces; what only touches the frame is none."""
+    arms = box(1380, 510, 1450, 700).difference(box(1360, 550, 1400, 650))
+    found = list(
+        tissue_features(MultiPolygon([arms, box(1400, 510, 1500, 530), box(1300, 790, 1310, 812)]), BOUNDS, "s")
+    )
+    rings = [np.array(f["geometry"]["coordinates"][0]) for f in found]
+    assert sorted((*r.min(axis=0), *r.max(axis=0)) for r in rings) == [
+        (300, 290, 310, 300), (380, 10, 400, 50), (380, 150, 400, 200)
+    ]  # fmt: skip
+    assert len({f["id"] for f in found}) == 3
 
 
 def test_every_class_has_a_colour_and_none_means_no_classification() -> None:

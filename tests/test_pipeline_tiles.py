@@ -28,6 +28,7 @@ from pipeline.output import OutputFolder
 from pipeline.synthetic import draw, recipe
 from pipeline.tileimages import FolderSink, ImageConfig, ImageSink, ZipSink
 from pipeline.tilejob import TileTask, save_tiles
+from pipeline.tissuefiles import with_tissue
 from tiling import TileGrid, TileSpec, detect_tissue, read_tiles
 from wsi import open_slide
 from wsi.errors import NoSpace, UsageError
@@ -266,7 +267,23 @@ def test_a_slide_without_tissue_has_an_empty_table(tmp_path: Path) -> None:
     write_svs(tmp_path / "blank.svs", np.full((600, 800, 3), 243, np.uint8), SvsSpec(mpp=0.5))
     ended = save(entries_from([tmp_path / "blank.svs"]), tmp_path / "out")
     assert ended["blank"].status == "no tissue" and rows(tmp_path / "out/slides/blank/blank.csv") == []
-    assert zipfile.ZipFile(tmp_path / "out/slides/blank/blank.zip").namelist() == []
+    assert zipfile.ZipFile(tmp_path / "out/slides/blank/blank.zip").namelist() == [] and ended["blank"].notes == ()
+
+
+def test_a_slide_with_less_tissue_than_a_tile_says_so(slides: Path, tmp_path: Path) -> None:
+    large = load_config(settings=["tile.size_px=20000"])
+    ended = save(entries_from([slides / "a.svs"]), tmp_path, PNG, large)["a"]
+    assert ended.status == "no tissue" and "no tile of 10,000 x 10,000 um" in ended.notes[-1]
+    assert ended.notes[-1] in rows(tmp_path / "slides.csv")[0]["warnings"]
+
+
+def test_a_drawing_around_glass_is_named_where_stains_cannot_be_told(tmp_path: Path) -> None:
+    write_svs(tmp_path / "glass.svs", np.full((600, 800, 3), 243, np.uint8), SvsSpec(mpp=0.5))
+    written(tmp_path / "edits/glass.geojson", collection(feature(box(0, 0, 600, 600))))
+    entries, _ = with_tissue(entries_from([tmp_path / "glass.svs"]), tmp_path / "edits")
+    ended = save(entries, tmp_path / "out", PNG, load_config(settings=["tile.stain=macenko"]))["glass"]
+    assert ended.code == "stains_unfit" and " are needed." in ended.detail
+    assert ended.hint.startswith("Its tiles are where glass.geojson has tissue: is it drawn around glass? Leave it out")
 
 
 def test_large_tiles_go_in_small_batches(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +300,12 @@ def test_the_command_line(slides: Path, tmp_path: Path) -> None:
         (tmp_path / "in" / f"{name}.svs").write_bytes((slides / f"{name}.svs").read_bytes())
     done = wsi("tiles", "in", "out", "--save", "jpg", "--tissue-from", "edits", "--workers", "1", cwd=tmp_path)
     assert done.returncode == 3, done.stdout + done.stderr
-    for told in ("1 refused", "slide_unsupported", "2 without, detected automatically: b.svs, c.svs", "<id>.zip"):
+    for told in (
+        "1 refused",
+        "slide_unsupported",
+        "1 of 3 slides as drawn; 1 detected, for want of a file: b.svs; 1 refused",
+        "<id>.zip",
+    ):
         assert told in done.stdout
     drawn = rows(tmp_path / "out/slides/a/a.csv")
     assert drawn and max(int(r["x"]) + 112 for r in drawn) <= 700
@@ -303,9 +325,9 @@ def test_a_folder_keeps_one_setting_and_may_gain_images(tmp_path: Path) -> None:
     keep(ImageConfig("jpg"), "reader.threads=1")
     keep(ImageConfig("jpg"))
     for images, settings, told in (
-        (ImageConfig(), [], "images.save: jpg -> "),
+        (ImageConfig(), [], "images.save: jpg -> not given"),
         (ImageConfig("jpg", "folder"), [], "images.place"),
-        (ImageConfig("jpg"), ["tile.stride_px=100"], "tile.stride_px: None -> 100"),
+        (ImageConfig("jpg"), ["tile.stride_px=100"], "tile.stride_px: not given -> 100"),
         (ImageConfig("jpg"), ["tissue.mpp=4.0"], "tissue.mpp"),
     ):
         with pytest.raises(UsageError, match=re.escape(told)):
@@ -328,6 +350,27 @@ def test_options_that_do_not_go_together_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a zip or a folder, not 'tar'"):
         command.image_config("jpg", "tar", None, ())
     assert command.image_config("webp", None, None, ("pen",)) == ImageConfig("webp", "zip", 90, ("pen",))
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (ImageConfig(), "{0}/a.csv"),
+        (ImageConfig("jpg"), "{0}/a.zip"),
+        (ImageConfig("jpg", "folder"), "{0}/a.csv, and images in {0}/a"),
+    ],
+)
+def test_it_is_said_where_tiles_lie_if_there_are_any(
+    images: ImageConfig, told: str, slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = tmp_path / "a.svs"
+    written(slide, "no slide")
+    assert command.tiles(entries_from([slide]), tmp_path / "out", CONFIG, images, SerialExecutor()) == 4
+    assert "tiles: " not in capsys.readouterr().out
+    slide.write_bytes((slides / "a.svs").read_bytes())
+    assert command.tiles(entries_from([slide]), tmp_path / "out", CONFIG, images, SerialExecutor()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].replace("<id>", "a") == f"tiles: {told.format(tmp_path / 'out/slides/a')}"
 
 
 def test_results_go_to_no_url() -> None:

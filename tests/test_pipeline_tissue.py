@@ -96,14 +96,17 @@ def test_an_edited_file_does_its_slide_again_and_no_other(slides: Path, tmp_path
 def test_an_output_folder_is_given_back_with_one_slide_edited(slides: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(slides, out)
-    assert statuses(run(slides, out, out)) == {"a": "reused", "b": "reused"}  # nobody edited anything
+    unedited = run(slides, out, out)
+    assert statuses(unedited) == {"a": "reused", "b": "reused"} and not unedited["a"].drawn
     mask = out / "slides/a/tissue.geojson"
     written(mask, HALF)
     ignored = run(slides, out)
     assert statuses(ignored) == {"a": "reused", "b": "reused"} and "was edited since" in ignored["a"].notes[-1]
     assert statuses(run(slides, out, out)) == {"a": "done", "b": "reused"}
     assert json.loads(mask.read_text()) == HALF  # the edit stays as it was
-    assert statuses(run(slides, out, out)) == {"a": "reused", "b": "reused"}
+    again = run(slides, out, out)
+    assert statuses(again) == {"a": "reused", "b": "reused"}
+    assert {i: o.drawn for i, o in again.items()} == {"a": True, "b": False}
 
     elsewhere = run(slides, tmp_path / "other", out)
     assert statuses(elsewhere) == {"a": "done", "b": "done"}
@@ -116,6 +119,12 @@ def test_an_output_folder_is_given_back_with_one_slide_edited(slides: Path, tmp_
     (kept,) = (out / "slides/a").glob("tissue-edited-*.geojson")
     assert json.loads(kept.read_text()) == HALF and kept.name in " ".join(ended["a"].notes)
     assert json.loads(mask.read_text()) != HALF
+    assert "is not in force" in ended["a"].notes[-1] and kept.name in (out / "slides.csv").read_text()
+    for edits in (None, out):  # it is told as long as it lies there
+        ended = run(slides, out, edits)
+        assert (ended["a"].status, ended["a"].drawn) == ("reused", False) and kept.name in ended["a"].notes[-1]
+        assert "not in force" not in " ".join(ended["b"].notes)
+    assert kept.name in " ".join(run(slides, tmp_path / "third", out)["a"].notes)
 
     written(mask, HALF)
     kept.unlink()
@@ -151,7 +160,25 @@ def test_a_drawing_without_areas_is_a_slide_without_tissue(slides: Path, tmp_pat
     written(tmp_path / "edits/a.geojson", collection())
     ended = run(slides, tmp_path / "out", tmp_path / "edits")
     assert statuses(ended) == {"a": "no tissue", "b": "done"}
-    assert "holds no area" in " ".join(ended["a"].notes)
+    assert "holds no area" in " ".join(ended["a"].notes) and "no tile" not in " ".join(ended["a"].notes)
+
+
+def test_tissue_that_no_tile_fits_is_told(slides: Path, tmp_path: Path) -> None:
+    """A square of 100 um, its sides in um where px of 0.5 um are meant; and one of mm, that holds no px of the mask."""
+    written(tmp_path / "edits/a.geojson", collection(feature(box(600, 600, 700, 700))))
+    written(tmp_path / "edits/b.geojson", collection(feature(box(600.1, 600.1, 600.2, 600.2))))
+    ended = run(slides, tmp_path / "out", tmp_path / "edits")
+    assert statuses(ended) == {"a": "no tissue", "b": "no tissue"}
+    note = next(n for n in ended["a"].notes if "no tile" in n)
+    assert note.startswith("Tissue was drawn, 3,136 um2") and "no tile of 112 x 112 um is at least 50% tissue" in note
+    assert "the slide is 700 x 600 um" in note and "pixels of the finest level, 0.5 um each" in note
+    assert "Tissue was drawn, 0 um2" in " ".join(ended["b"].notes)
+    assert "no tile of 112 x 112 um" in (tmp_path / "out/slides.csv").read_text()
+
+    coarse = load_config(settings=["tile.mpp=50"])
+    (planned, _) = plan_slides(entries_from([slides]), OutputFolder(tmp_path / "none"), coarse)
+    (note,) = planned.warnings
+    assert note.startswith("Tissue was found, ") and "11,200 x 11,200 um" in note and "Drawings" not in note
 
 
 def test_a_damaged_record_beside_a_file_is_no_fault(slides: Path, tmp_path: Path) -> None:
@@ -204,6 +231,8 @@ def test_what_is_not_clear_is_an_error(tmp_path: Path) -> None:
     written(tmp_path / "s/tissue.geojson", HALF)
     with pytest.raises(UsageError, match=r"s: 2 files, .*s\.geojson, .*s/tissue\.geojson"):
         found(tmp_path, "s", "t")
+    with pytest.raises(UsageError, match=r"it is a file, not a folder\. .* such as s\.geojson"):
+        found(tmp_path / "s.geojson", "s")
     with pytest.raises(UsageError, match="no such folder"):
         found(tmp_path / "gone", "s")
     written(tmp_path / "s.xml", "<x/>")
@@ -211,16 +240,43 @@ def test_what_is_not_clear_is_an_error(tmp_path: Path) -> None:
         found(tmp_path / "s.xml", "s")
 
 
+@pytest.mark.parametrize("name", ["CMU-1.svs.geojson", "cmu-1.geojson", "CMU_1.GeoJSON", "CMU 1.json"])
+def test_a_folder_that_serves_no_slide_is_an_error_and_near_misses_are_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as empty:
+        found(tmp_path, "CMU-1", "x/s", "y/s")
+    assert "none of its files" in str(empty.value) and "Call that of CMU-1.svs CMU-1.geojson" in str(empty.value)
+    written(tmp_path / name, HALF)
+    with pytest.raises(UsageError, match=f"Did you mean CMU-1.geojson in place of {name}\\?"):
+        found(tmp_path, "CMU-1", "x/s")
+    written(tmp_path / "s.svs.geojson", HALF)
+    with pytest.raises(UsageError, match=r"Did you mean x__s\.geojson in place of s\.svs\.geojson, y__s\.geojson in"):
+        found(tmp_path, "x/s", "y/s")
+
+
 def test_files_that_serve_no_slide_are_listed(tmp_path: Path) -> None:
     for name in ("s.geojson", "z.geojson", "gone/tissue.geojson", "t.xml", "t.json", "u.geojson.gz", "notes.txt"):
         written(tmp_path / name, HALF)
     given, warnings = with_tissue(entries("s", "t"), tmp_path)
-    assert [w.split(": ")[-1] for w in warnings] == ["gone/tissue.geojson, z.geojson", "t.json, t.xml, u.geojson.gz"]
+    assert [w.split(": ")[-1] for w in warnings] == [
+        "gone/tissue.geojson, z.geojson.",
+        "t.json, t.xml, u.geojson.gz.",
+        "Did you mean t.geojson in place of t.json?",
+    ]
     assert "belong to no slide" in warnings[0] and "XML is never read" in warnings[1]
-    assert source_summary(given) == (
-        "tissue: 1 slides with a file of their own, 1 without, detected automatically: t.svs"
+    assert source_summary(given, {"s": True, "t": False}) == (
+        "tissue: 1 of 2 slides as drawn; 1 detected, for want of a file: t.svs"
     )
-    assert source_summary(entries("s")) == ""
+    assert source_summary(entries("s"), {}) == ""
+
+
+def test_the_summary_counts_what_is_in_force(tmp_path: Path) -> None:
+    for slide in "abcd":
+        written(tmp_path / f"slides/{slide}/tissue.geojson", HALF)
+    given, _ = with_tissue(entries(*"abcde"), tmp_path)
+    assert source_summary(given, {"a": True, "b": False, "c": False, "e": False}) == (
+        "tissue: 1 of 5 slides as drawn; 2 detected, since their files are as a run wrote them: b.svs, c.svs; "
+        "1 detected, for want of a file: e.svs; 1 refused"
+    )
 
 
 def test_the_commands_tell_it(slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,4 +286,5 @@ def test_the_commands_tell_it(slides: Path, tmp_path: Path, capsys: pytest.Captu
     assert looking.plan(given, tmp_path / "out", CONFIG) == 0
     said = capsys.readouterr().out
     assert f"1 files in {tmp_path / 'edits'} belong to no slide of this run: c.geojson" in said
-    assert "tissue: 1 slides with a file of their own, 1 without, detected automatically: b.svs" in said
+    assert "tissue: 1 of 2 slides as drawn; 1 detected, for want of a file: b.svs" in said
+    assert "new. Tissue as drawn in a.geojson, not detected." in said

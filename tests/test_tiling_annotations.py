@@ -164,8 +164,11 @@ NUMBERS = json.dumps(feature([[["X", 0], [5, 0], [5, 5], ["X", 0]]]))
         ("3", "no list of features"),
         ([feature(), "and so on"], "a str stands where a feature"),
         ({**feature(), "properties": [1]}, "properties of a feature"),
-        (collection(feature([5, 5], kind="Point")), "no area of tissue (s.geojson: left out"),
-        (collection(feature(SQUARE, "Ignore*")), "no area of tissue (Areas to cut out: 1.)"),
+        (
+            collection(feature([5, 5], kind="Point")),
+            "no area of tissue (left out, as they are no drawn areas: 1 Point). Export",
+        ),
+        (collection(feature(SQUARE, "Ignore*")), "no area of tissue (areas to cut out: 1). Export"),
         ("<annotations/>", "XML annotations are not read"),
         (b"\xef\xbb\xbf\n <?xml version='1.0'?><!DOCTYPE a [<!ENTITY b 'lol'>]>", "XML annotations are not read"),
     ],

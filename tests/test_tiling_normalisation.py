@@ -152,7 +152,7 @@ def fluorescence() -> Image:
         (eosin_only, "not two"),
         (haematoxylin_only, "not two"),
         (immunohistochemistry, "none of them is eosin"),
-        (next_to_nothing, "of the 65,536 pixels looked at"),
+        (next_to_nothing, r"of the 65,536 pixels looked at, .*, where 1,000 \(1.5%\) are needed"),
         (fluorescence, "none of them is eosin"),
         (lambda: np.full((64, 64, 3), 255, np.uint8), "0 hold enough stain"),
         (lambda: np.zeros((64, 64, 3), np.uint8), "not two"),

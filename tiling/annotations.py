@@ -52,8 +52,9 @@ def read_annotations(path: Path | str) -> Annotations:
     tissue, cut_out = areas.valid(cut_out=False), areas.valid(cut_out=True)
     notes = areas.notes()
     if not len(tissue) and (len(cut_out) or notes):
-        held = [*([f"Areas to cut out: {len(cut_out)}."] if len(cut_out) else []), *notes]
-        raise invalid(areas.path, f"it holds no area of tissue ({' '.join(held)})")
+        held = [note.removeprefix(f"{areas.path.name}: ").rstrip(".") for note in notes]
+        held = [*([f"areas to cut out: {len(cut_out)}"] if len(cut_out) else []), *held]
+        raise invalid(areas.path, f"it holds no area of tissue ({'; '.join(held)})")
     return Annotations(areas.path, tissue, cut_out, areas.digest(), hashlib.sha256(raw).hexdigest(), notes)
 
 

@@ -30,7 +30,7 @@ from tiling.normalisation import StainNormaliser
 from tiling.stainfit import fitted_normaliser
 from tiling.tiles import read_tiles
 from tiling.tissue import TissueConfig, brightfield, detect_tissue
-from wsi.errors import ReaderMemory, TissueInvalid, ToolkitError
+from wsi.errors import ReaderMemory, StainsUnfit, TissueInvalid, ToolkitError
 from wsi.facts import SlideFacts
 from wsi.geometry import Region, Size
 from wsi.location import Location, located, without_secrets
@@ -113,15 +113,26 @@ class Child:
         thumbnail = slide.thumbnail(request["thumbnail_px"])
         mask, notes = self._tissue(request)
         damage = [warning for warning in slide.warnings if warning not in known]
+        drawn = self.drawn if request["drawn"] is not None else None
         self.grid = grid = TileGrid.over(slide, mask, spec)
-        self.normaliser = fitted_normaliser(slide, grid)  # before any tile is asked for: a slide may be refused for it
+        self.normaliser = self._fitted(grid, drawn)  # before any tile is asked for: a slide may be refused for it
+        fit = no_tile_fits(slide, mask, grid, drawn=drawn is not None and len(drawn.tissue) > 0)
         header = {
             "mask": {"px": mask.px, "origin": mask.origin},
             "grid": {"origin": grid.origin, "span_px": grid.span_px, "stride_px": grid.stride_px},
-            "notes": [*damage, *notes, *([] if brightfield(thumbnail) else [NOT_BRIGHTFIELD])],
+            "notes": [*damage, *notes, *fit, *([] if brightfield(thumbnail) else [NOT_BRIGHTFIELD])],
         }
         arrays = {"thumbnail": thumbnail, "inside": mask.inside, "keep": grid.keep, "fraction": grid.tissue_fraction}
         send(self.outbox, header, arrays)
+
+    def _fitted(self, grid: TileGrid, drawn: Annotations | None) -> StainNormaliser | None:
+        try:
+            return fitted_normaliser(self.slide, grid)
+        except StainsUnfit as error:
+            if drawn is None:
+                raise
+            hint = f"Its tiles are where {drawn.path.name} has tissue: is it drawn around glass? {error.hint}"
+            raise StainsUnfit(error.message, hint=hint, **error.facts) from error
 
     def do_tiles(self, request: dict[str, Any]) -> None:
         """batch_size, threads, start, slots -> batches through the ring; a slot given back is written again."""
@@ -158,6 +169,21 @@ class Child:
         if self.slide is not None:
             self.slide.close()
         self.slide = self.grid = self.normaliser = None
+
+
+def no_tile_fits(slide: Any, mask: TissueMask, grid: TileGrid, *, drawn: bool) -> tuple[str, ...]:
+    """A note where there is tissue and no tile of it, and what the two sizes are."""
+    if len(grid) or not (drawn or mask.inside.any()):
+        return ()
+    spec, um2 = grid.spec, float(mask.inside.sum()) * (mask.px * slide.mpp) ** 2
+    width, height = (f"{side * slide.mpp:,.0f}" for side in (slide.bounds.width, slide.bounds.height))
+    side = f"{spec.size_px * spec.mpp:,.0f}"
+    told = (
+        f"Tissue was {'drawn' if drawn else 'found'}, {um2:,.0f} um2, but no tile of {side} x {side} um is at least "
+        f"{spec.min_tissue:.0%} tissue (tile.min_tissue); the slide is {width} x {height} um."
+    )
+    units = f" Drawings are in pixels of the finest level, {slide.mpp:.4g} um each, not in um or mm." if drawn else ""
+    return (f"{told} Take smaller tiles or a lower share.{units}",)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

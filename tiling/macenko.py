@@ -59,7 +59,10 @@ def find_stains(pixels: Pixels, glass: Light) -> Stains:
     red, green, blue = densities(pixels, glass)
     seen = (red + green + blue) / 3 >= _LEAST_DENSITY
     if (count := int(np.count_nonzero(seen))) < _LEAST_PIXELS:
-        raise StainsUnfit(f"of the {seen.size:,} pixels looked at, {count:,} hold enough stain to tell its colour")
+        raise StainsUnfit(
+            f"of the {seen.size:,} pixels looked at, {count:,} hold enough stain to tell its colour, where "
+            f"{_LEAST_PIXELS:,} ({_LEAST_PIXELS / max(1, seen.size):.1%}) are needed"
+        )
     density = np.stack([red[seen], green[seen], blue[seen]])
     vectors = _edges(density)
     strongest = np.percentile(_amounts(density, vectors), 99, axis=1)

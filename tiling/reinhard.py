@@ -42,7 +42,10 @@ def find_colours(pixels: Pixels, glass: Light) -> Colours:
     bright = cv2.LUT(np.ascontiguousarray(pixels).reshape(-1, 1, 3), whitening(glass))
     tissue = bright[bright.min(axis=2) <= 255 * (1 - _TISSUE)].reshape(-1, 1, 3)
     if len(tissue) < _LEAST_PIXELS:
-        raise StainsUnfit(f"of the {len(bright):,} pixels looked at, {len(tissue):,} are darker than empty glass")
+        raise StainsUnfit(
+            f"of the {len(bright):,} pixels looked at, {len(tissue):,} are darker than empty glass, where "
+            f"{_LEAST_PIXELS:,} ({_LEAST_PIXELS / max(1, len(bright)):.1%}) are needed"
+        )
     lab = (cv2.cvtColor(tissue, cv2.COLOR_RGB2LAB).reshape(-1, 3).T - _ZERO[:, None]) / _PER_UNIT[:, None]
     mean, sd = lab.mean(axis=1), lab.std(axis=1)
     if sd.min() == 0:

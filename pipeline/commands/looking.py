@@ -30,7 +30,7 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
             p.state,
             "" if p.state == PROBLEM else p.tiles,
             f"{p.mpp:.4g}" if p.mpp else "",
-            " ".join([p.reason, *p.warnings]),
+            _sentences(p.reason, p.warnings),
         )
         for p in planned
     ]
@@ -38,7 +38,7 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
     todo, wrong = [p for p in planned if p.state == TO_DO], [p for p in planned if p.state == PROBLEM]
     cached = len(planned) - len(todo) - len(wrong)
     console.print(f"{len(planned)} slides: {cached} cached, {len(todo)} to do, {len(wrong)} refused")
-    if told := source_summary(entries):
+    if told := source_summary(entries, {p.entry.id: p.drawn for p in planned if p.state != PROBLEM}):
         console.print(told)
     console.print(f"to do: {cost.tiles} tiles, about {size(cost.bytes)} on disk ({size(cost.free_bytes)} free)")
     if cost.seconds is not None and cost.tiles_per_second:
@@ -55,6 +55,11 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
             f"{out}: the features would not fit on this disk.", hint="Free some space or choose another folder."
         )
     return 0 if not wrong else 4 if len(wrong) == len(planned) else 3
+
+
+def _sentences(reason: str, warnings: tuple[str, ...]) -> str:
+    first = f"{reason.removesuffix('.')}." if reason and warnings else reason
+    return " ".join(filter(None, [first, *warnings]))
 
 
 def info(slides: list[str], mpp: float | None, reader: str) -> int:

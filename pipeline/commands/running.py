@@ -10,12 +10,12 @@ from pipeline import ledger
 from pipeline.commands import wishes
 from pipeline.commands.results import show_scores, write_quietly
 from pipeline.config import RunConfig
-from pipeline.console import RunConsole, open_console, summary
+from pipeline.console import RunConsole, noted, open_console, summary
 from pipeline.executor import DaskExecutor, Executor
 from pipeline.interrupts import EXIT_CODE, SAID, Interrupts
 from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder
-from pipeline.tissuefiles import source_summary
+from pipeline.tissuefiles import SUMMED_UP, source_summary
 from wsi.errors import UsageError
 
 
@@ -47,8 +47,10 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
         return EXIT_CODE
     write_quietly(folder)
     show_scores(console, folder, spec)
+    for note in noted(outcomes, SUMMED_UP):
+        console.print(note)
     console.print(summary(outcomes, time.monotonic() - started))
-    if told := source_summary(entries):
+    if told := source_summary(entries, {o.slide_id: o.drawn for o in outcomes if o.good}):
         console.print(told)
     console.print(f"report: {folder.report}")
     return ledger.exit_code(outcomes)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from pipeline import ledger
 from pipeline.config import RunConfig, dump_toml
-from pipeline.console import RunConsole, open_console, summary
+from pipeline.console import RunConsole, noted, open_console, summary
 from pipeline.executor import Executor
 from pipeline.interrupts import EXIT_CODE, SAID, Interrupts
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder, write_csv, write_text
 from pipeline.tileimages import ImageConfig
-from pipeline.tissuefiles import source_summary
+from pipeline.tissuefiles import SUMMED_UP, source_summary
 from tiling.grid import TileSpec
 from tiling.supervised import ReaderConfig
 from tiling.tissue import TissueConfig
@@ -83,14 +83,20 @@ def tiles(entries: list[SlideEntry], out: Path, config: RunConfig, images: Image
     except KeyboardInterrupt:
         console.print(SAID)
         return EXIT_CODE
+    for note in noted(outcomes, SUMMED_UP):
+        console.print(note)
     console.print(summary(outcomes, time.monotonic() - started))
-    if lost := sum(o.unreadable for o in outcomes if o.good):
-        console.print(f"{lost} tiles could not be decoded and are not written: their rows in the CSV say unreadable")
-    if told := source_summary(entries):
+    if told := source_summary(entries, {o.slide_id: o.drawn for o in outcomes if o.good}):
         console.print(told)
-    what = {"": "csv", "zip": "zip", "folder": "csv, and images in slides/<id>/<id>"}[images.save and images.place]
-    console.print(f"tiles: {out}/slides/<id>/<id>.{what}")
+    if any(o.good for o in outcomes):
+        console.print(f"tiles: {_whereabouts(f'{out}/slides/<id>/<id>', images)}")
     return ledger.exit_code(outcomes)
+
+
+def _whereabouts(stem: str, images: ImageConfig) -> str:
+    return {"": f"{stem}.csv", "zip": f"{stem}.zip", "folder": f"{stem}.csv, and images in {stem}"}[
+        images.save and images.place
+    ]
 
 
 def _keep_settings(path: Path, config: TilesConfig) -> None:
@@ -119,10 +125,14 @@ def _keep_settings(path: Path, config: TilesConfig) -> None:
 def _differing(section: str, before: dict[str, dict[str, object]], now: dict[str, dict[str, object]]) -> list[str]:
     was, wanted = before.get(section, {}), now[section]
     return [
-        f"{section}.{k}: {was.get(k)} -> {wanted.get(k)}"
+        f"{section}.{k}: {_said(was.get(k))} -> {_said(wanted.get(k))}"
         for k in dict.fromkeys([*was, *wanted])
         if was.get(k) != wanted.get(k)
     ]
+
+
+def _said(value: object) -> str:
+    return "not given" if value in (None, "", []) else str(value)
 
 
 def _write_table(out: OutputFolder) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig, load_config, setting
+from pipeline.config import RunConfig, check_settings, load_config, setting
 from pipeline.console import open_console
 from pipeline.executor import DaskExecutor, Executor
 from pipeline.lanes import LaneExecutor
@@ -16,7 +16,12 @@ from wsi.location import located
 
 
 def configured(path: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> RunConfig:
-    """Defaults, file, --set, then the command's own flags, each over the one before."""
+    """Defaults, file, --set, then the command's own flags, each over the one before.
+
+    Raises UsageError where --set and a flag say different things: one of the two is a slip.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    check_settings(settings or [], given)
     if flags.get("encoder.weights") and Path(flags["encoder.weights"]).exists():
         flags["encoder.weights"] = str(Path(flags["encoder.weights"]).absolute())  # workers may start elsewhere
     if flags.get("zeroshot.prompts"):
