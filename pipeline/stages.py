@@ -76,7 +76,6 @@ def run_slide(task: SlideTask, watcher: Watcher | None = None) -> Outcome:
 class _Job(SlideJob):
     def __init__(self, task: SlideTask, reader: ReaderProcess, watcher: Watcher) -> None:
         super().__init__(task, reader, watcher)
-        self.folder = task.folder
         self.stage = "encoder"
         self.seconds: dict[str, float] = {}
 
@@ -115,6 +114,7 @@ class _Job(SlideJob):
                 return None
         except ArtefactError:
             return None  # damaged or of another version: made again
+        self.check_claim()  # verifying takes its time
         clear_leftovers(grid.path)
         asked = record.asked_by(self.task.entry)
         if asked != record:
@@ -176,6 +176,7 @@ class _Job(SlideJob):
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
+        self.check_claim()
         self.stage, started = stage, time.monotonic()
         yield
         self.seconds[stage] = time.monotonic() - started
