@@ -133,6 +133,11 @@ class Claim:
         """
         self._put(path, data, durable=True)
 
+    def beat(self) -> None:
+        """Gives a sign of life. Raises what `commit` does."""
+        self.owner = replace(self.owner, beat=self.owner.beat + 1)
+        self._put(self.path / _OWNER, self.owner.content(), durable=False)
+
     def __enter__(self) -> Self:
         return self
 
@@ -165,31 +170,33 @@ class Claim:
         return True
 
     def _start(self, beat_s: float) -> None:
-        self._heart = threading.Thread(target=self._beat, args=(beat_s,), name="claim", daemon=True)
+        self._heart = threading.Thread(target=self._live, args=(beat_s,), name="claim", daemon=True)
         self._heart.start()
 
-    def _beat(self, beat_s: float) -> None:
+    def _live(self, beat_s: float) -> None:
         while not (self._over.wait(beat_s) or self._lost):
-            self.owner = replace(self.owner, beat=self.owner.beat + 1)
             # A disk that refuses may do better at the next beat. Whether the claim holds, its owner finds out himself.
             with contextlib.suppress(SlideTaken, StorageError, OSError):
-                self._put(self.path / _OWNER, self.owner.content(), durable=False)
+                self.beat()
 
     def _put(self, path: Path, data: bytes, *, durable: bool) -> None:
         aside = self.path / f"{self.owner.token}-{threading.get_ident()}"
-        try:
-            with storage_errors(path):
-                # In this order: if the claim is one's own after the file was put into it, the file is in one's own,
-                # and goes with it should it be taken away now.
-                write_bytes(aside, data, durable=durable)
-                self.check()
-                aside.replace(path)
-        except FileNotFoundError:
-            self.check()
-            raise
-        finally:
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
+        for left in reversed(range(_TRIES)):
+            try:
+                with storage_errors(path):
+                    # In this order: if the claim is one's own after the file was put into it, the file is in one's
+                    # own, and goes with it should it be taken away now.
+                    write_bytes(aside, data, durable=durable)
+                    self.check()
+                    aside.replace(path)
+                return
+            except FileNotFoundError:
+                self.check()  # holds: it was taken for another's, and has been put back
+                if not left:
+                    raise
+            finally:
+                with contextlib.suppress(OSError):
+                    aside.unlink(missing_ok=True)
 
     def _is_mine(self, seen: bytes) -> bool:
         owner = Owner.of(seen)

@@ -32,13 +32,13 @@ class Run:
     def outcomes(self, executor: Executor, watcher: RunWatcher) -> list[Outcome]:
         """Does every slide, as `pipeline.batch.Batch.outcomes`, beside other runs of the same settings."""
         self.out.prepare()
-        with self.out.shared(self._settings()) as first:
+        with self.out.shared(self.settings()) as first:
             if first:
                 write_text(self.out.config, dump_toml(self.config))
             tasks = [SlideTask(entry, self.out.path.absolute(), self.config, self.prompts) for entry in self.entries]
             return Batch(self.out, tasks, run_slide, write_tables).outcomes(executor, watcher)
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What runs in one folder must have in common: all that a result depends on, and not how it is come by.
 
         The encoder with its weights and its precision, which on "auto" differs between a GPU and a CPU.

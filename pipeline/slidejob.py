@@ -7,9 +7,9 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from pipeline.claims import Claim, SlideTaken
+from pipeline.claims import PACE, Claim, Pace, SlideTaken
 from pipeline.config import RunConfig
 from pipeline.ledger import BUSY, CRASHED, REFUSED, STOPPED, Outcome
 from pipeline.manifest import SlideEntry, printable
@@ -53,6 +53,8 @@ class SlideJob(ABC):
     and every record written through `folder` raise SlideTaken.
     """
 
+    pace: ClassVar[Pace] = PACE
+
     def __init__(self, task: Any, reader: ReaderProcess, watcher: Watcher) -> None:
         self.task, self.reader = task, reader
         self.watcher: Watcher = _Claimant(watcher, self)
@@ -69,7 +71,7 @@ class SlideJob(ABC):
 
     def run_claimed(self) -> Outcome:
         """Does the slide while nobody else does, and says how it ended. Raises SlideTaken where somebody else does."""
-        with Claim.of(self.folder.path) as self.claim:
+        with Claim.of(self.folder.path, self.pace) as self.claim:
             self.folder = replace(self.folder, claim=self.claim)
             outcome = _outcome(self, self.run)
             self.check_claim()  # one who lost it fails in many ways, and none of them is the slide's end
