@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi.errors import NoSpace, StorageError
@@ -50,23 +51,42 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
 
     `durable=False` skips waiting for the disk: enough against a killed process, not against a power cut.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = aside_of(path)
     try:
-        with open(aside, "wb") as f:
-            f.write(data)
-            if durable:
-                f.flush()
-                os.fsync(f.fileno())
+        write_bytes(aside, data, durable=durable)
         aside.replace(path)
     except OSError:
         aside.unlink(missing_ok=True)
         raise
 
 
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Writes a file that nobody looks at yet; with `durable`, waits until the disk has it."""
+    with open(path, "wb") as f:
+        f.write(data)
+        if durable:
+            f.flush()
+            os.fsync(f.fileno())
+
+
+def aside_of(path: Path, ending: str = "tmp") -> Path:
+    """A name beside `path` that no other process or thread has, on this machine or another: `.NAME.TOKEN.ending`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{ending}")
+
+
+def asides_of(path: Path, ending: str = "tmp") -> list[Path]:
+    """All that lies beside `path` under such a name, whoever put it there. Names without a token are found too."""
+    if not path.parent.is_dir():
+        return []
+    beside = (p for p in path.parent.iterdir() if p.name.startswith(f".{path.name}."))
+    return sorted(p for p in beside if p.name.endswith(f".{ending}"))
+
+
 def remove_tree(folder: Path) -> None:
-    """Removes a folder and all in it; one that is not there is no error."""
-    if folder.exists():
-        shutil.rmtree(folder)
+    """Removes a folder and all in it; one that is not there, or that somebody else removes, is no error."""
+    while folder.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def fsync_tree(folder: Path) -> None:
@@ -79,13 +99,19 @@ def swap_folder(new: Path, dest: Path) -> None:
     """Puts the folder `new` in the place of `dest`, on the same file system.
 
     A folder that is not empty cannot be renamed over, so an old one steps aside first. Between the two renames there
-    is no `dest`: a reader may find nothing for that moment, never half of something.
+    is no `dest`: a reader may find nothing for that moment, never half of something. Where `new` is gone, since
+    somebody took it away, `dest` stays as it was.
     """
     old = old_path(dest)
     remove_tree(old)
     if dest.exists():
         dest.rename(old)
-    new.rename(dest)
+    try:
+        new.rename(dest)
+    except OSError:
+        with suppress(OSError):  # none was there, or somebody else has put another in its place
+            old.rename(dest)
+        raise
     _fsync(dest.parent)
     remove_tree(old)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.files import fsync_tree, old_path, remove_tree, storage_errors, swap_folder, write_atomic
+from features.files import (
+    aside_of,
+    asides_of,
+    fsync_tree,
+    old_path,
+    remove_tree,
+    storage_errors,
+    swap_folder,
+    write_atomic,
+)
 from features.grid import FeatureGrid
 from features.header import GridHeader, SlideFacts
 from features.journal import PIECE_ROWS, Journal, Piece
@@ -19,8 +29,11 @@ from features.manifest import ChunkRecord, write_manifest
 from features.spec import EncoderSpec
 from features.store import write_arrays
 from tiling.grid import READ_FAILED, TileGrid
-from wsi.errors import FeaturesInvalid, UsageError
+from wsi.errors import FeaturesInvalid, GridDamaged, UsageError
 from wsi.identity import canonical_json
+
+_STAGING = "partial"  # ending of a staging folder's name
+_LABEL = "grid.json"  # in it: which grid its rows are of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,14 +53,17 @@ class GridWriter:
 
     Rows gather in a staging folder beside `dest`. A new writer for an equal header and grid takes up what a killed one
     left there: `rows_done` says from which row to continue. A staging folder of anything else is discarded. However
-    often a run was cut, the grid has the same bytes in the end. One writer at a time: the caller sees to that.
-    The commit needs room on the disk for the rows a second time.
+    often a run was cut, the grid has the same bytes in the end. The commit needs room on the disk for the rows a
+    second time.
+
+    One writer at a time: the caller sees to that. Should an older one still be at work, or wake up, it writes nothing
+    more: its staging folder has been renamed, and a commit is one rename out of that folder.
     """
 
     def __init__(self, dest: Path, header: GridHeader, grid: TileGrid) -> None:
         """`header` as from `GridHeader.of(slide, grid, ...)`. Raises NoSpace, StorageError."""
         self._dest, self._header, self._grid = Path(dest), header, grid
-        self._staging = staging_path(self._dest)
+        self._staging = aside_of(self._dest, _STAGING)
         self._features = np.empty((PIECE_ROWS, header.encoder_spec.dim), header.dtype)
         self._status, self._flags = np.empty(PIECE_ROWS, np.uint8), np.empty(PIECE_ROWS, np.uint8)
         self._waiting = 0  # rows in the three buffers, not yet a piece
@@ -82,20 +98,23 @@ class GridWriter:
     def commit(self) -> list[ChunkRecord]:
         """Builds the grid, waits until the disk has it, and puts it in the place of `dest`, replacing an older one.
 
-        Returns every file of the grid with its size and digest. Raises UsageError while rows are missing, GridDamaged
-        if staged rows have changed on disk, NoSpace and StorageError.
+        Returns every file of the grid with its size and digest. Raises UsageError while rows are missing or if a newer
+        writer has taken them up, GridDamaged if staged rows have changed on disk, NoSpace and StorageError.
         """
         if self._next_row != len(self._grid):
             raise UsageError(
                 f"{self._dest}: {self._next_row} rows were given for {len(self._grid)} tiles.",
                 hint="Append the rows of every kept tile before the commit.",
             )
-        with storage_errors(self._dest):
+        with storage_errors(self._dest), self._own():
             built = self._staging / "grid"
             remove_tree(built)
             write_arrays(built, self._header, self._grid, self._journal)
             records = write_manifest(built)
             fsync_tree(built)
+            # Zarr makes folders that it misses, so half a grid may lie here without the label. With it, all is here,
+            # or the rename fails.
+            self._check_own()
             swap_folder(built, self._dest)
             clear_leftovers(self._dest)
         return records
@@ -105,12 +124,33 @@ class GridWriter:
         return self._kept + self._waiting
 
     def _claim_staging(self) -> None:
-        label = self._staging / "grid.json"
         wanted = _label(self._header, self._grid)
-        if not label.is_file() or label.read_bytes() != wanted:
-            remove_tree(self._staging)
+        for left in staged_beside(self._dest):
+            label = left / _LABEL
+            if label.is_file() and label.read_bytes() == wanted and not self._staging.exists():
+                with suppress(FileNotFoundError):  # another writer was faster
+                    left.rename(self._staging)
+            else:
+                remove_tree(left)
+        if not self._staging.exists():
             self._staging.mkdir(parents=True)
-            write_atomic(label, wanted)
+            write_atomic(self._staging / _LABEL, wanted)
+
+    @contextmanager
+    def _own(self) -> Iterator[None]:
+        """Says of files that are gone whose they are now."""
+        try:
+            yield
+        except (FileNotFoundError, GridDamaged):
+            self._check_own()
+            raise
+
+    def _check_own(self) -> None:
+        if not (self._staging / _LABEL).is_file():
+            raise UsageError(
+                f"{self._dest}: another process is writing this grid, and has taken up the rows of this one.",
+                hint="Let one process at a time write a grid.",
+            )
 
     def _check(self, rows: FeatureRows) -> None:
         dim = self._header.encoder_spec.dim
@@ -143,7 +183,7 @@ class GridWriter:
         return FeaturesInvalid(message, hint=hint, slide_id=self._header.slide_id, row=row, cell=cell)
 
     def _flush(self) -> None:
-        with storage_errors(self._staging):
+        with storage_errors(self._staging), self._own():
             n = self._waiting
             self._journal.append(Piece(self._features[:n], self._status[:n], self._flags[:n]))
         self._kept, self._waiting = self._next_row, 0
@@ -182,15 +222,15 @@ def grid_path(dest: Path, header: GridHeader) -> Path:
     return dest if dest.suffix == ".zarr" else dest / header.name
 
 
-def staging_path(dest: Path) -> Path:
-    """The folder beside `dest`, on the same file system, where its rows gather."""
-    return dest.with_name(f".{dest.name}.partial")
+def staged_beside(dest: Path) -> list[Path]:
+    """The folders beside `dest`, on the same file system, where its rows gather: one a writer."""
+    return asides_of(dest, _STAGING)
 
 
 def clear_leftovers(dest: Path) -> None:
     """Removes what a killed writer left beside `dest`: staged rows, and the old grid it was replacing."""
-    remove_tree(staging_path(dest))
-    remove_tree(old_path(dest))
+    for left in (*staged_beside(dest), old_path(dest)):
+        remove_tree(left)
 
 
 def _label(header: GridHeader, grid: TileGrid) -> bytes:

@@ -44,6 +44,7 @@ class RunConsole:
         self.live = console.is_terminal
         self.tiles, self.ended, self.started = 0, 0, time.monotonic()
         self.said = self.started
+        self._told_of_others = False
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -105,6 +106,15 @@ class RunConsole:
 
     def _completed(self) -> float:
         return min(self.slides, self.ended + sum(self._shares.values()))
+
+    def others_at_work(self, slides: dict[str, int]) -> None:
+        """`slides` by the process that has them; told once, however long it takes."""
+        self._check()
+        if not self._told_of_others:
+            self._told_of_others = True
+            n = sum(slides.values())
+            whose = ", ".join(slides) or "another process"
+            self._say(f"{n} slide{'s are' if n != 1 else ' is'} being done by another run ({whose}): waiting for it")
 
     def _say(self, line: str, style: str = "") -> None:
         self.said = time.monotonic()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import MultiPolygon
 
-from features.files import storage_errors
+from features.files import aside_of, storage_errors
 from tiling.grid import TileGrid
 from wsi.geometry import Region
 
@@ -98,7 +97,7 @@ def write_geojson(path: Path, features: Iterable[dict[str, Any]]) -> int:
     Features go to disk one by one, so that a million tiles need no more memory than one. The file appears whole or
     not at all. Raises NoSpace or StorageError where the disk refuses.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = aside_of(path)
     try:
         with storage_errors(path), open(aside, "wb") as raw:
             count = _stream(raw, features, packed=path.suffix == ".gz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -15,6 +16,8 @@ from features.files import storage_errors
 
 DONE, REUSED, NO_TISSUE, REFUSED, CRASHED, STOPPED = "done", "reused", "no tissue", "refused", "crashed", "stopped"
 GOOD = (DONE, REUSED, NO_TISSUE)
+_TRIES, _PAUSE_S = 200, 0.01
+BUSY = "busy"  # another process has the slide: no end, and never written down
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ def append(path: Path, event: dict[str, Any]) -> None:
     with storage_errors(path):
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            _take_turns(fd)
             size = os.fstat(fd).st_size
             torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # the machine went down in the last line
             left = ("\n" * torn + line).encode(errors="backslashreplace")
@@ -55,6 +59,26 @@ def append(path: Path, event: dict[str, Any]) -> None:
                 left = left[os.write(fd, left) :]
         finally:
             os.close(fd)
+
+
+def _take_turns(fd: int) -> None:
+    """Locks the file until it is closed: on NFS, appending is a look at its length and a write.
+
+    Not at any price: without locks, or where somebody sleeps on one, a line may be torn, which costs itself.
+    """
+    for _ in range(_TRIES):
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE_S)
+        except OSError:
+            return None
+    return None
+
+
+def length(path: Path) -> int:
+    """In bytes; it grows with every line."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def record(path: Path, outcome: Outcome) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from features.files import storage_errors, write_atomic
+from pipeline import lock
+from pipeline.claims import Claim
 from wsi.errors import GridDamaged, StorageError, UsageError
 
 RECORD_VERSION = 1
@@ -25,6 +26,7 @@ class SlideFolder:
     """`OUT/slides/<id>`: all that is known of one slide."""
 
     path: Path
+    claim: Claim | None = field(default=None, compare=False)  # of this process: without it nothing is recorded
 
     @property
     def id(self) -> str:
@@ -85,7 +87,14 @@ class SlideFolder:
             ) from None
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        write_text(self.path / name, json.dumps(content, indent=1) + "\n")
+        self.write_text(name, json.dumps(content, indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replaces a file in one step; raises SlideTaken where the slide was claimed and is another process's now."""
+        if self.claim is None:
+            write_text(self.path / name, text)
+        else:
+            self.claim.commit(self.path / name, _encoded(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +136,15 @@ class OutputFolder:
                 f"{self.path}: cannot be made ({error.strerror}).", hint="Choose another folder with -o."
             ) from None
         write_text(probe, "")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run may be probing as well
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keeps a second run out while this one works. The lock ends with its process, however that ends."""
-        with open(self.path / ".lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StorageError(
-                    f"{self.path}: another run is working in this folder.",
-                    hint="Wait for it, or choose another with -o.",
-                ) from None
-            yield
+    def alone(self) -> AbstractContextManager[None]:
+        """Keeps all runs out while this one works; see `pipeline.lock.alone`."""
+        return lock.alone(self.path)
+
+    def shared(self, settings: Mapping[str, Any]) -> AbstractContextManager[bool]:
+        """Lets in runs of the same settings, and nobody else; see `pipeline.lock.shared`."""
+        return lock.shared(self.path, settings)
 
     def existing(self) -> OutputFolder:
         """Itself, if a run has written here. Raises UsageError otherwise."""
@@ -154,7 +158,11 @@ class OutputFolder:
 def write_text(path: Path, text: str) -> None:
     """Replaces a text file in one step. Raises NoSpace or StorageError where the disk refuses."""
     with storage_errors(path):
-        write_atomic(path, text.encode(errors="backslashreplace"))  # names of files need not be UTF-8
+        write_atomic(path, _encoded(text))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # names of files need not be UTF-8
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:

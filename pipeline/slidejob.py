@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 import traceback
 from abc import ABC, abstractmethod
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
+from pipeline.claims import PACE, Claim, Pace, SlideTaken
 from pipeline.config import RunConfig
-from pipeline.ledger import CRASHED, REFUSED, STOPPED, Outcome
+from pipeline.ledger import BUSY, CRASHED, REFUSED, STOPPED, Outcome
 from pipeline.manifest import SlideEntry, printable
+from pipeline.output import SlideFolder
 from tiling.supervised import ReaderProcess
 from wsi.errors import SetupError, SlideUnreadable, ToolkitError, UsageError
 from wsi.location import without_secrets
@@ -24,6 +27,9 @@ class Task(Protocol):
 
     @property
     def config(self) -> RunConfig: ...
+
+    @property
+    def folder(self) -> SlideFolder: ...
 
 
 class Watcher(Protocol):
@@ -41,10 +47,19 @@ class _Nobody:
 
 
 class SlideJob(ABC):
-    """The stages of one slide; `stage` says where it is, for the outcome of a failure."""
+    """The stages of one slide; `stage` says where it is, for the outcome of a failure.
+
+    It runs under the claim on its folder. Where others have taken that over, `check_claim`, every report of progress
+    and every record written through `folder` raise SlideTaken.
+    """
+
+    pace: ClassVar[Pace] = PACE
 
     def __init__(self, task: Any, reader: ReaderProcess, watcher: Watcher) -> None:
-        self.task, self.reader, self.watcher = task, reader, watcher
+        self.task, self.reader = task, reader
+        self.watcher: Watcher = _Claimant(watcher, self)
+        self.folder: SlideFolder = task.folder
+        self.claim: Claim | None = None
         self.stage = ""
         self.tiles = self.unreadable = 0
         self.notes: tuple[str, ...] = ()
@@ -54,6 +69,18 @@ class SlideJob(ABC):
     @abstractmethod
     def run(self) -> Outcome:
         """Does the slide. Raises ToolkitError where it cannot be done."""
+
+    def run_claimed(self) -> Outcome:
+        """Does the slide while nobody else does, and says how it ended. Raises SlideTaken where somebody else does."""
+        with Claim.of(self.folder.path, self.pace) as self.claim:
+            self.folder = replace(self.folder, claim=self.claim)
+            outcome = _outcome(self, self.run)
+            self.check_claim()  # one who lost it fails in many ways, and none of them is the slide's end
+        return outcome
+
+    def check_claim(self) -> None:
+        if self.claim is not None:
+            self.claim.check()
 
     def outcome(self, status: str, error: ToolkitError | None = None) -> Outcome:
         entry = self.task.entry
@@ -89,17 +116,37 @@ def ended(job: type[SlideJob], task: Task, watcher: Watcher | None = None) -> Ou
     """Does one slide and says how it ended; never raises but for an interrupt.
 
     A ToolkitError of the slide refuses it; one of the machine (disk, weights) or of the settings is `stopped`, which
-    ends the run; anything else is our bug: `crashed`, with the traceback.
+    ends the run; anything else is our bug: `crashed`, with the traceback. `busy` is a slide that another process has
+    claimed, or has taken over since.
     """
     started = time.monotonic()
     with ReaderProcess(task.config.reader) as reader:
-        outcome = _outcome(job(task, reader, watcher or _Nobody()))
+        made = job(task, reader, watcher or _Nobody())
+        outcome = _outcome(made, made.run_claimed)
     return replace(outcome, seconds=round(time.monotonic() - started, 3))
 
 
-def _outcome(job: SlideJob) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Claimant:
+    """Sees to the claim after every batch, before others are told of it."""
+
+    watcher: Watcher
+    job: SlideJob
+
+    def slide_started(self, name: str, tiles: int) -> None:
+        self.job.check_claim()
+        self.watcher.slide_started(name, tiles)
+
+    def tiles_done(self, count: int, share: float) -> None:
+        self.job.check_claim()
+        self.watcher.tiles_done(count, share)
+
+
+def _outcome(job: SlideJob, work: Callable[[], Outcome]) -> Outcome:
     try:
-        return job.run()
+        return work()
+    except SlideTaken as taken:
+        return replace(job.outcome(BUSY), detail=str(taken))
     except (SetupError, UsageError) as error:
         return job.outcome(STOPPED, error=error)
     except ToolkitError as error:

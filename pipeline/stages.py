@@ -108,7 +108,6 @@ class _InTurn:
 class _Job(SlideJob):
     def __init__(self, task: SlideTask, reader: ReaderProcess, watcher: Watcher) -> None:
         super().__init__(task, reader, watcher)
-        self.folder = task.folder
         self.stage = "encoder"
         self.seconds: dict[str, float] = {}
         self.number = next(_NUMBERS)
@@ -151,6 +150,7 @@ class _Job(SlideJob):
                 return None
         except ArtefactError:
             return None  # damaged or of another version: made again
+        self.check_claim()  # verifying takes its time
         clear_leftovers(grid.path)
         asked = record.asked_by(self.task.entry)
         if asked != record:
@@ -212,6 +212,7 @@ class _Job(SlideJob):
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
+        self.check_claim()
         self.stage, started = stage, time.monotonic()
         yield
         self.seconds[stage] = time.monotonic() - started

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from features.files import fsync_tree, remove_tree, storage_errors, swap_folder
+from features.files import aside_of, asides_of, fsync_tree, remove_tree, storage_errors, swap_folder
 from tiling.quality import unknown_flag
 from wsi.geometry import Region
 
@@ -68,9 +68,10 @@ class ImageSink(ABC):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.aside = path.with_name(f".{path.name}.tmp")  # what a killed run left there is written over
+        self.aside = aside_of(path)
         with storage_errors(path):
-            remove_tree(self.aside) if self.aside.is_dir() else self.aside.unlink(missing_ok=True)
+            for left in asides_of(path):  # of a killed run; one that only slept finds nothing more to rename
+                remove_tree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     @abstractmethod
     def add(self, name: str, data: bytes) -> None: ...

@@ -88,7 +88,7 @@ class _TileJob(SlideJob):
         return record.unreadable <= self.task.config.reader.max_unreadable * record.tiles
 
     def _made(self, tissue: WantedTissue, wanted: dict[str, object]) -> TileRecord:
-        entry, config, folder = self.task.entry, self.task.config, self.task.folder
+        entry, config, folder = self.task.entry, self.task.config, self.folder
         self.stage = "open"
         facts = self.reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
         self.stage = "tissue"
@@ -101,6 +101,7 @@ class _TileJob(SlideJob):
         seen = self._read(prepared.grid) if self.task.images.save or config.tile.quality else None
         if seen is None:
             self.watcher.tiles_done(self.tiles, 1.0)
+        self.check_claim()
         self.stage = "coordinates"
         written, notes = self._coordinates(prepared, seen)
         record = TileRecord(
@@ -140,6 +141,7 @@ class _TileJob(SlideJob):
         sink = image_sink(self.task.folder.path, self.task.entry.id, self.task.images)
         try:
             yield sink
+            self.check_claim()
             sink.finish()
         except BaseException:  # also an interrupt: nothing half-written stays
             sink.give_up()

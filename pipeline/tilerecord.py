@@ -11,7 +11,7 @@ from typing import Any
 from features.header import toolkit_version
 from pipeline.config import RunConfig
 from pipeline.manifest import SlideEntry
-from pipeline.output import SlideFolder, write_text
+from pipeline.output import SlideFolder
 from pipeline.record import slide_files
 from pipeline.tileimages import ImageConfig
 from tiling.drawn import DrawnTissue
@@ -46,7 +46,8 @@ class TileRecord:
             return None
 
     def write(self, folder: SlideFolder) -> None:
-        write_text(_path(folder), json.dumps({**asdict(self), "toolkit_version": toolkit_version()}, indent=1))
+        text = json.dumps({**asdict(self), "toolkit_version": toolkit_version()}, indent=1)
+        folder.write_text(_path(folder).name, text)
 
     def stands(self, wanted: dict[str, Any], entry: SlideEntry, folder: SlideFolder) -> bool:
         """True if it is of these settings and of the slide as it is now, and its files are there in full length."""

@@ -18,7 +18,7 @@ from features import extraction
 from features.extraction import encode_tiles, extract, whole_blocks
 from features.header import grid_name
 from features.spec import ROW_BLOCK
-from features.writer import GridWriter, staging_path
+from features.writer import GridWriter, staged_beside
 from tiling import TissueConfig, TissueMask
 from tiling.grid import READ_FAILED, READ_OK, TileBatch, TileGrid, TileSpec
 from wsi.errors import SlideUnreadable
@@ -159,7 +159,7 @@ def test_a_finished_grid_is_used_again_until_something_differs(scan: SimpleNames
     again = PlaceEncoder()
     assert tree(extract(scan, again, dest).path) == tree(dest)
     assert again.rows == 0
-    assert not staging_path(dest).exists()
+    assert staged_beside(dest) == []
     scan.fingerprint = "0" * 64
     assert extract(scan, again, dest).header.slide_fingerprint == "0" * 64
     assert again.rows == len(first)

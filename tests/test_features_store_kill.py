@@ -24,12 +24,12 @@ from features_samples import feature_rows, fill, header, lattice, tree, write_sa
 
 from features.grid import FeatureGrid
 from features.journal import PIECE_ROWS
-from features.writer import GridWriter, staging_path
-from wsi.errors import NoSpace, StorageError
+from features.writer import GridWriter, staged_beside
+from wsi.errors import NoSpace, StorageError, UsageError
 
 TILES = 2 * PIECE_ROWS + 150
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
-OUT_OF_SPACE = 28
+OUT_OF_SPACE, OVERTAKEN = 28, 29
 
 
 # -- the laboratory ---------------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def write(dest: Path) -> None:
 
 
 def in_a_fork(work: Callable[[], object]) -> int:
-    """Exit status of a child that does `work`: 0, minus a signal, OUT_OF_SPACE for NoSpace."""
+    """Exit status of a child that does `work`: 0, minus a signal, OUT_OF_SPACE for NoSpace, OVERTAKEN."""
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -87,6 +87,8 @@ def in_a_fork(work: Callable[[], object]) -> int:
         os._exit(0)
     except NoSpace:
         os._exit(OUT_OF_SPACE)
+    except UsageError:
+        os._exit(OVERTAKEN)
     except BaseException:  # the child must not run on as a second parent
         traceback.print_exc()
         os._exit(1)
@@ -133,6 +135,30 @@ def many_lives(folder: Path, seed: int) -> dict[str, Any]:
     raise AssertionError("unreachable")
 
 
+def overtaking(folder: Path) -> dict[str, Any]:
+    """At every third step of a writer another one comes and does all of it; then the first goes on."""
+    assert in_a_fork(lambda: write(folder / "whole" / "g.zarr")) == 0
+    assert in_a_fork(lambda: write_sample(folder / "old" / "g.zarr", 60)) == 0
+    dest, came = folder / "trial" / "g.zarr", folder / "came"
+    ends: dict[int, int] = {}
+
+    def other(event: str) -> None:
+        came.touch()
+        write(dest)
+
+    for step in count(1, 3):
+        shutil.copytree(folder / "old", dest.parent)
+        code = struck(dest, step, other)
+        if not came.exists():
+            return {"steps": step, "overtaken": ends[OVERTAKEN]}
+        came.unlink()
+        assert code in (0, OVERTAKEN), (step, code)
+        ends[code] = ends.get(code, 0) + 1
+        assert tree(dest) == tree(folder / "whole" / "g.zarr"), step
+        shutil.rmtree(dest.parent)
+    raise AssertionError("unreachable")
+
+
 def run_laboratory(folder: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, __file__, str(folder), *arguments]
     path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
@@ -154,6 +180,11 @@ def test_a_full_disk_at_any_step_is_no_space_and_the_next_run_ends_the_same(tmp_
     assert run_laboratory(tmp_path, "full", "4")["steps"] > 50
 
 
+def test_a_writer_that_another_has_overtaken_at_any_step_commits_nothing_more(tmp_path: Path) -> None:
+    found = run_laboratory(tmp_path, "overtaken")
+    assert found["steps"] > 50 and found["overtaken"] > 10
+
+
 def test_killed_again_and_again(tmp_path: Path) -> None:
     assert run_laboratory(tmp_path, "lives", "20261124")["lives"] > 3
 
@@ -170,6 +201,21 @@ def staged(folder: Path) -> Path:
 def rows_done(dest: Path, **changes: Any) -> int:
     grid = lattice(TILES)
     return GridWriter(dest, header(grid, **changes), grid).rows_done
+
+
+def test_a_newer_writer_takes_the_rows_away_from_an_older_one(tmp_path: Path) -> None:
+    grid = lattice(TILES)
+    older = GridWriter(tmp_path / "g.zarr", header(grid), grid)
+    older.append(feature_rows(0, 2048))
+    newer = GridWriter(tmp_path / "g.zarr", header(grid), grid)
+    assert newer.rows_done == 2048
+    with pytest.raises(UsageError, match="another process is writing this grid"):
+        older.append(feature_rows(2048, TILES))
+    fill(newer, TILES)
+    newer.commit()
+    with pytest.raises(UsageError, match="another process"):
+        older.commit()
+    assert tree(tmp_path / "g.zarr") == tree(write_sample(tmp_path / "h.zarr", TILES))
 
 
 def test_a_writer_for_the_same_grid_continues_at_whole_pieces(tmp_path: Path) -> None:
@@ -214,7 +260,8 @@ def test_staged_rows_from_the_first_damaged_piece_on_are_dropped(
     tmp_path: Path, damage: Callable[[Path], None], piece: str, kept: int
 ) -> None:
     dest = staged(tmp_path)
-    damage(staging_path(dest) / "rows" / f"{piece}.rows")
+    (left,) = staged_beside(dest)
+    damage(left / "rows" / f"{piece}.rows")
     assert rows_done(dest) == kept
     write_sample(dest, TILES)
     assert tree(dest) == tree(write_sample(tmp_path / "h.zarr", TILES))
@@ -257,6 +304,8 @@ if __name__ == "__main__":
     folder, what = Path(sys.argv[1]), sys.argv[2]
     if what == "lives":
         result = many_lives(folder, int(sys.argv[3]))
+    elif what == "overtaken":
+        result = overtaking(folder)
     else:
         fault, status = {"kill": (kill, -signal.SIGKILL), "full": (disk_full, OUT_OF_SPACE)}[what]
         result = laboratory(folder, fault, status, int(sys.argv[3]))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from features import FeatureGrid
-from pipeline import ledger, stages
+from pipeline import ledger, lock, stages
 from pipeline.config import RunConfig, load_config
 from pipeline.crops import shown_cells
 from pipeline.executor import SerialExecutor
@@ -26,7 +26,7 @@ from pipeline.reporting import make_report
 from pipeline.run import Run
 from pipeline.synthetic import draw, recipe
 from pipeline.zeroshot import default_prompts
-from wsi.errors import NoSpace, StorageError
+from wsi.errors import NoSpace, StorageError, UsageError
 from wsi.svs import SvsSpec, write_svs
 
 DEMO = ['encoder.name="demo"', "encoder.batch_size=32", "zeroshot.draws=2"]
@@ -216,6 +216,27 @@ def test_a_second_run_in_the_same_folder_is_refused(here: Path) -> None:
     with folder.alone(), pytest.raises(StorageError, match="another run is working"):
         run(here)
     assert run(here).status == "done"
+
+
+def test_runs_share_a_folder_if_all_that_a_result_depends_on_is_the_same(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_PAUSE_S", 0)
+    config = load_config(settings=DEMO)
+    spec = stages.encoder_for(config).spec
+    prompts = default_prompts("", "demo")
+    at_work = Run((), OutputFolder(here / "out"), config, prompts, spec)
+    OutputFolder(here / "out").prepare()
+    with OutputFolder(here / "out").shared(at_work.settings()):
+        for other in ("tile.min_tissue=0.9", "zeroshot.seed=1", 'encoder.dtype="float32"', "reader.max_unreadable=0.5"):
+            with pytest.raises(UsageError, match=f"with other settings.*{other.split('=')[0]}: "):
+                run(here, other)
+        with pytest.raises(UsageError, match="prompts: "):
+            run(here, prompts="none")
+        gpu = Run((), OutputFolder(here / "out"), config, prompts, replace(spec, precision="bfloat16"))
+        with pytest.raises(UsageError, match="loaded encoder.precision: float32 there, bfloat16 here"):
+            gpu.outcomes(SerialExecutor(), Quiet())
+        assert run(here, 'device="cpu"', "reader.threads=1", "reader.timeout_s=100", "encoder.batch_size=64").good
 
 
 def test_a_torn_line_costs_only_itself(here: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import signal
@@ -38,6 +39,10 @@ def finished(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = wsi("run", slides, "-o", out, *COLOUR)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
+
+
+def names(out: Path) -> list[str]:
+    return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if not p.match("features/*.zarr/**"))
 
 
 def statuses(out: Path) -> dict[str, str]:
@@ -110,11 +115,50 @@ def test_killed_inside_a_slide_it_goes_on_from_there(slides: Path, tmp_path: Pat
     (piece,) = list(out.glob("slides/s12/features/.*.partial/rows/000000.rows"))
     written = piece.stat().st_mtime_ns
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and piece.exists():
-        assert piece.stat().st_mtime_ns == written  # kept, not made again
-        time.sleep(0.05)
-    assert process.wait() == 0
+    looks = 0
+    while process.poll() is None:
+        for kept in out.glob("slides/s12/features/.*.partial/rows/000000.rows"):
+            with contextlib.suppress(FileNotFoundError):  # renamed, or done
+                assert kept.stat().st_mtime_ns == written  # kept, not made again
+                looks += kept.parent.parent != piece.parent.parent  # by the new owner
+        time.sleep(0.02)
+    assert process.wait() == 0 and looks
     assert digests(out) == digests(tmp_path / "whole") and len(digests(out)) > 0
+
+
+def test_two_runs_on_one_folder_share_the_work(finished: Path, slides: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pipeline", "run", str(slides), "-o", str(out), *COLOUR]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert digests(out) == digests(finished)
+    ended = [(e["slide_id"], e["status"]) for e in ledger.events(out / "ledger.jsonl") if e["event"] == "slide"]
+    assert sorted(ended) == [("s11", "done"), ("s11", "reused"), ("s12", "done"), ("s12", "reused")]
+    with open(out / "slides.csv", newline="") as f:
+        assert {row["id"]: int(row["tiles"]) > 20 for row in csv.DictReader(f)} == {"s11": True, "s12": True}
+    assert names(out) == names(finished)
+
+
+def test_a_run_takes_over_from_one_that_was_killed_beside_it(finished: Path, slides: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pipeline", "run", str(slides), "-o", str(out), *COLOUR]
+    dead = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while dead.poll() is None and not (out / "slides/s11/features").exists():
+        time.sleep(0.002)
+    dead.send_signal(signal.SIGSTOP)
+    other = subprocess.Popen([*command, "--encoder", "demo"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    heir = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    refused = other.communicate()[0].decode()
+    assert other.returncode == 2 and "a run with other settings is working in this folder" in refused
+    while heir.poll() is None and not (out / "slides/s12/slide.json").exists():
+        time.sleep(0.002)
+    dead.kill()
+    said = heir.communicate()[0]
+    assert heir.returncode == 0 and statuses(out) == {"s11": "done", "s12": "done"}, said
+    assert said.index("s12.svs: done") < said.index("s11.svs: done")
+    assert digests(out) == digests(finished) and names(out) == names(finished)
+    dead.wait()
 
 
 def test_a_changed_slide_or_setting_is_done_again(slides: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import ledger
+from pipeline.batch import settled
 from pipeline.commands import wishes
 from pipeline.commands.results import show_scores, write_quietly
 from pipeline.config import RunConfig
@@ -37,7 +38,7 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
         refuse_prompts(config)
         prompts = None
         console.print(f"{config.encoder.name} knows no words: features are stored, and there are no zero-shot labels.")
-    job = Run(tuple(entries), folder, config, prompts)
+    job = Run(tuple(entries), folder, config, prompts, spec if here is config else None)
     started = time.monotonic()
     try:
         with Interrupts() as stop, RunConsole(console, len(entries), stop.check) as watcher:
@@ -45,7 +46,7 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     except KeyboardInterrupt:
         console.print(SAID)
         return EXIT_CODE
-    write_quietly(folder)
+    settled(folder, write_quietly)
     show_scores(console, folder, spec)
     for note in noted(outcomes, SUMMED_UP):
         console.print(note)
