@@ -47,13 +47,13 @@ def svs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The reductions that reads go through from now on."""
     seen: list[int] = []
-    whole = FastReader.read_reduced
+    whole = FastReader.read_into
 
-    def watched(self: FastReader, level: int, reduction: int, box: Region) -> NDArray[np.uint8]:
+    def watched(self: FastReader, level: int, reduction: int, boxes: list[Region], rooms: list[Any]) -> None:
         seen.append(reduction)
-        return whole(self, level, reduction, box)
+        whole(self, level, reduction, boxes, rooms)
 
-    monkeypatch.setattr(FastReader, "read_reduced", watched)
+    monkeypatch.setattr(FastReader, "read_into", watched)
     return seen
 
 
