@@ -103,7 +103,7 @@ class Slide:
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """n regions of one width and height -> uint8 (n, h, w, 3) RGB, and padded, bool (n,): leaves the slide.
 
-        The box around them all is read once, so give neighbours. Each region is then cut out and resampled by
+        What they share is read once, so give neighbours; the box around them all may be. Each region is resampled by
         itself: its pixels are the same, bit for bit, in whatever company it is read. Errors as `read`.
 
         Not `exact`: where a region is made of whole blocks of 2, 4 or 8 pixels a side, and no more than one pixel for

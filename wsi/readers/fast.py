@@ -86,13 +86,7 @@ class FastReader:
     def read_into(self, level: int, reduction: int, boxes: Sequence[Region], rooms: Sequence[Pixels]) -> None:
         at = self._levels[level]
         wide, high = at.tile.width // reduction, at.tile.height // reduction
-        wanted: dict[int, list[_Piece]] = {}  # by the index of the tile that has it
-        for box, room in zip(boxes, rooms, strict=True):
-            columns = _along(box.x, box.right, wide)
-            for row, to_rows, rows in _along(box.y, box.bottom, high):
-                for column, to_columns, own in columns:
-                    piece = room[to_rows, to_columns], rows, own
-                    wanted.setdefault(row * at.columns + column, []).append(piece)
+        wanted = _pieces(boxes, rooms, Size(wide, high), at.columns)
         self._prefetch(level, reduction, wanted)
         around = bounding(boxes)
         inner_rows, inner_columns = _within(around.y, around.bottom, high), _within(around.x, around.right, wide)
@@ -170,8 +164,19 @@ class FastReader:
         return tile
 
 
+def _pieces(boxes: Sequence[Region], rooms: Sequence[Pixels], tile: Size, across: int) -> dict[int, list[_Piece]]:
+    """Of each tile that has pixels of the boxes, by its index, `across` to a row: where in the rooms they go."""
+    wanted: dict[int, list[_Piece]] = {}
+    for box, room in zip(boxes, rooms, strict=True):
+        columns = _along(box.x, box.right, tile.width)
+        for row, to_rows, rows in _along(box.y, box.bottom, tile.height):
+            for column, to_columns, own in columns:
+                wanted.setdefault(row * across + column, []).append((room[to_rows, to_columns], rows, own))
+    return wanted
+
+
 def _along(start: int, stop: int, step: int) -> list[tuple[int, slice, slice]]:
-    """Of each tile of `step` that has pixels from `start` to `stop`: its number, and where they are of those and of its own."""
+    """Of each tile of `step` that has pixels from `start` to `stop`: its number, which they are, which of its own."""
     found = []
     for number in range(start // step, -(-stop // step)):
         begins = number * step
