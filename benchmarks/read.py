@@ -8,8 +8,9 @@ tiles each, in an order that turns too, so that whatever else the machine does f
 whole process; the medians over the rounds are shown, with 1 and with 2 threads. The first row is what most tools do:
 openslide's read_region and a bicubic resize, one tile at a time.
 
-Then what the ways do to pixels and embeddings, against means over all pixels (exact); and the memory that streaming all
-tiles of a slide 100,000 px wide takes above what the process had before.
+Then what normalising stains adds to a tile, from rounds of the same kind; what the ways do to pixels and embeddings,
+against means over all pixels (exact); and the memory that streaming all tiles of a slide 100,000 px wide takes above
+what the process had before.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ from PIL import Image
 from benchmarks.machine import processor
 from pipeline.synthetic import draw, recipe
 from tiling import TileGrid, TileSpec, read_tiles
-from tiling.grid import TissueMask
-from wsi import open_slide
+from tiling.grid import STAINS, TissueMask
+from tiling.normalisation import StainNormaliser
+from tiling.stainfit import fitted_normaliser
+from wsi import Slide, open_slide
 from wsi.svs import SvsSpec, write_svs
 
 PX = 224
@@ -74,7 +77,7 @@ def main() -> None:
         return _stream(given.stream)
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
         slide = given.slide or draw_slide(Path(folder) / "slide.svs")
-        lines = [*_heading(slide), *_speeds(slide, given), *_faithfulness(slide, given)]
+        lines = [*_heading(slide), *_speeds(slide, given), *_stains(slide, given), *_faithfulness(slide, given)]
         wide = write_wide(Path(folder) / "wide.svs")
         lines += _memory(wide)
     report = "\n".join(lines) + "\n"
@@ -157,15 +160,19 @@ def tissue_grids(path: Path, mpp: float, tiles: int, rounds: int) -> list[TileGr
     return found
 
 
+def race(racing: Sequence[Contender], grids: Sequence[TileGrid], threads: int) -> None:
+    for k, grid in enumerate(grids):
+        turn = k % len(racing)
+        for contender in [*racing[turn:], *racing[:turn]]:
+            contender.take_turn(grid, threads)
+
+
 def _speeds(path: Path, given: argparse.Namespace) -> list[str]:
     lines = []
     for mpp in (0.5, 0.25):
         for threads in (1, 2):
             racing = contenders(path)
-            for k, grid in enumerate(tissue_grids(path, mpp, given.tiles, given.rounds)):
-                turn = k % len(racing)
-                for contender in racing[turn:] + racing[:turn]:
-                    contender.take_turn(grid, threads)
+            race(racing, tissue_grids(path, mpp, given.tiles, given.rounds), threads)
             lines += _speed_table(racing, mpp, threads)
     return lines
 
@@ -181,6 +188,44 @@ def _speed_table(racing: Sequence[Contender], mpp: float, threads: int) -> list[
     ]
     sys.stderr.write("\n".join([title, *rows]) + "\n")
     return [title, *head, *rows]
+
+
+# --- what stains cost ----------------------------------------------------------------------------------------------
+
+
+def _stains(path: Path, given: argparse.Namespace) -> list[str]:
+    (whole,) = tissue_grids(path, 0.25, 1_000_000, 1)
+    fit_s, racing = {}, []
+    with open_slide(path, reader="fast") as slide:
+        for stain in STAINS:
+            began = time.process_time()
+            normaliser = fitted_normaliser(slide, _stained(whole, stain))
+            fit_s[stain] = time.process_time() - began
+            racing.append(Contender(stain, _normalised(slide, stain, normaliser)))
+        race(racing, tissue_grids(path, 0.25, given.tiles, given.rounds), 1)
+    plain, *stained = racing
+    lines = [
+        f"\nNormalising stains, tiles of {PX} px, 1 thread; what it adds to a tile, and the fit, once a slide:\n",
+        "| stain | CPU-ms a tile (range) | fit, CPU-s |",
+        "|---|---|---|",
+    ]
+    for c in stained:
+        added = [1000 / own - 1000 / without for own, without in zip(c.cpu, plain.cpu, strict=True)]
+        spread = f"{statistics.median(added):.2f} ({min(added):.2f}-{max(added):.2f})"
+        lines.append(f"| {c.name} | {spread} | {fit_s[c.name]:.2f} |")
+    return lines
+
+
+def _stained(grid: TileGrid, stain: str) -> TileGrid:
+    return replace(grid, spec=replace(grid.spec, stain=stain))
+
+
+def _normalised(slide: Slide, stain: str, normaliser: StainNormaliser | None) -> Way:
+    def read(grid: TileGrid, threads: int) -> Iterator[Tiles]:
+        asked = _stained(grid, stain)
+        yield from (batch.pixels for batch in read_tiles(slide, asked, threads=threads, normaliser=normaliser))
+
+    return read
 
 
 # --- how true -----------------------------------------------------------------------------------------------------

@@ -47,13 +47,13 @@ def svs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The reductions that reads go through from now on."""
     seen: list[int] = []
-    whole = FastReader.read_reduced
+    whole = FastReader.read_into
 
-    def watched(self: FastReader, level: int, reduction: int, box: Region) -> NDArray[np.uint8]:
+    def watched(self: FastReader, level: int, reduction: int, boxes: list[Region], rooms: list[Any]) -> None:
         seen.append(reduction)
-        return whole(self, level, reduction, box)
+        whole(self, level, reduction, boxes, rooms)
 
-    monkeypatch.setattr(FastReader, "read_reduced", watched)
+    monkeypatch.setattr(FastReader, "read_into", watched)
     return seen
 
 
@@ -240,6 +240,31 @@ def test_each_compressed_tile_of_a_block_is_decoded_once(svs: Path, monkeypatch:
         for x in range(0, 1792, 224):
             slide.read_many([Region(x, y, 224, 224) for y in range(0, 1344, 224)], Size(224, 224))
     assert len(decoded) == len(set(decoded)) == 6 * 8
+
+
+def test_rooms_are_filled_where_they_are_and_what_lies_between_them_is_not_decoded(
+    svs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regions over corners of the slide and of its tiles, none, four, and with 4 tiles between; rooms of one array."""
+    regions = [Region(x, y, 100, 100) for x, y in ((-30, -40), (200, 210), (1440, 220), (1950, 1450), (2000, 300))]
+    with open_slide(svs, reader="openslide") as slow:
+        expected, padded = slow.read_many(regions, Size(100, 100))
+    decoded: set[int] = set()
+    whole = FastReader._decoded
+    monkeypatch.setattr(FastReader, "_decoded", lambda self, key, room: decoded.add(key[2]) or whole(self, key, room))
+    with open_slide(svs) as slide:
+        room = np.full((5, 100, 100, 3), 7, np.uint8)
+        assert (slide.read_into(list(room), regions) == padded).all()
+        np.testing.assert_array_equal(room, expected)
+    assert decoded == {0, 1, 9, 10, 6, 15, 62}  # of 9 columns
+
+
+def test_a_closed_slide_reads_nothing(svs: Path) -> None:
+    with open_slide(svs) as slide:
+        pass
+    for size in (None, Size(50, 50)):  # straight, and resampled
+        with pytest.raises(ValueError, match="is closed"):
+            slide.read(Region(0, 0, 100, 100), size)
 
 
 def test_decoded_tiles_are_kept_within_bounds(svs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

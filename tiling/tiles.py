@@ -14,9 +14,10 @@ from tiling.cells import read_cells
 from tiling.grid import READ_FAILED, TileBatch, TileGrid
 from tiling.normalisation import StainNormaliser
 from tiling.quality import tile_flags
+from tiling.rooms import PIECE_BYTES, room
 from tiling.stainfit import fitted_normaliser
 
-STRETCH_BYTES = 32 * 2**20  # pixels of tiles that are read, or being read, as one: 222 of PLIP's
+STRETCH_BYTES = PIECE_BYTES  # pixels of tiles that are read, or being read, as one: 222 of PLIP's
 BLOCK_BYTES = 4 * 2**20  # pixels of tiles read in one go: 27 of PLIP's
 BLOCK_PX = 2**25  # level-0 px of tiles read in one go: what a slide without a pyramid has to decode for them
 BLOCK_ROWS = 4  # lattice rows read in one go: neighbours share the slide's own tiles at their edges
@@ -48,7 +49,8 @@ def read_tiles(
 
     Memory, whatever the size of the slide: three stretches of at most 32 MiB (or one tile) each, one batch, and what
     `threads` calls of `read_into` hold, each for at most 4 MiB of tiles and 2^25 level-0 px (or one tile). A batch may
-    be a view of its stretch: copy what is kept for long. Other errors than SlideUnreadable are raised from the
+    be a view of its stretch: copy what is kept for long. Memory that no batch looks at is used again, by this reading
+    and, up to three times 32 MiB, by later ones. Other errors than SlideUnreadable are raised from the
     iterator; then, and when it is closed, the threads end.
     """
     if batch_size < 1 or threads < 1 or start < 0:
@@ -86,7 +88,7 @@ class _Stretch:
     @classmethod
     def empty(cls, source: _Source, first: int, last: int) -> _Stretch:
         n, size = last - first, source.grid.spec.size_px
-        pixels = np.empty((n, size, size, 3), np.uint8)
+        pixels = room((n, size, size, 3))
         status, flags = np.full(n, READ_FAILED, np.uint8), np.zeros(n, np.uint8)
         return cls(first, source.cells[first:last], pixels, status, flags, [])
 

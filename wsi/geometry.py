@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -51,6 +51,12 @@ class Region:
         """Whether all of the other lies inside this one."""
         inside = self.x <= other.x and self.y <= other.y
         return inside and other.x + other.width <= self.x + self.width and other.bottom <= self.bottom
+
+
+def bounding(regions: Sequence[Region]) -> Region:
+    """The smallest rectangle that holds them all."""
+    x, y = min(region.x for region in regions), min(region.y for region in regions)
+    return Region(x, y, max(region.right for region in regions) - x, max(region.bottom for region in regions) - y)
 
 
 def pixels_along(length: int, px: float) -> tuple[int, int]:

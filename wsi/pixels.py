@@ -34,6 +34,15 @@ def crop(pixels: Pixels, held: Region, box: Region) -> Pixels:
     return padded
 
 
+def white_outside(held: Region, box: Region, room: Pixels) -> tuple[Region, Pixels] | None:
+    """The part of `box` inside `held`, and where it goes in the box's room, whose rest is made white; None if none."""
+    if held.holds(box):
+        return box, room
+    room[:] = 255
+    part = box.intersection(held)
+    return None if part is None else (part, crop(room, box, part))
+
+
 def resize(pixels: Pixels, size: Size) -> Pixels:
     """(h, w, 3) -> (size.height, size.width, 3), each axis by its own factor; the same pixels for the same size.
 

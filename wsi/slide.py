@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Never, Self
 
 from wsi.drawing import Drawing
 from wsi.files import fingerprint
-from wsi.geometry import Level, Region, Size, best_level, pixels_along, round_px
+from wsi.geometry import Level, Region, Size, best_level, bounding, pixels_along, round_px
 from wsi.limits import check_overview, check_read
 from wsi.location import Location
 from wsi.readers import ReducingReader, unreachable
@@ -49,7 +49,8 @@ class Slide:
         self.bounds = (reader.bounds and reader.bounds.intersection(self._whole)) or self._whole
         self._resolution = resolve(reader.properties, mpp)
         self._reader = reader
-        self._reductions = sorted(reader.reductions, reverse=True) if isinstance(reader, ReducingReader) else []
+        self._reducing = reader if isinstance(reader, ReducingReader) else None
+        self._reductions = sorted(self._reducing.reductions, reverse=True) if self._reducing else []
         self._closed = False
         self._lost = 0.0  # share of an overview that could not be decoded
 
@@ -103,7 +104,7 @@ class Slide:
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """n regions of one width and height -> uint8 (n, h, w, 3) RGB, and padded, bool (n,): leaves the slide.
 
-        The box around them all is read once, so give neighbours. Each region is then cut out and resampled by
+        What they share is read once, so give neighbours; the box around them all may be. Each region is resampled by
         itself: its pixels are the same, bit for bit, in whatever company it is read. Errors as `read`.
 
         Not `exact`: where a region is made of whole blocks of 2, 4 or 8 pixels a side, and no more than one pixel for
@@ -121,18 +122,13 @@ class Slide:
         """As `read_many`, each region's pixels into its own room, a contiguous uint8 (h, w, 3); gives padded (n,)."""
         import numpy as np
 
-        from wsi.pixels import crop, resize_into
-
         size = Size(rooms[0].shape[1], rooms[0].shape[0])
         level = self._level_for(regions, size)
         boxes = [self._box(region, level) for region in regions]
         factors = [1 if exact else self._reduction(box, size) for box in boxes]
         for factor in set(factors):
             at = [i for i, own in enumerate(factors) if own == factor]
-            scaled = [_scaled(boxes[i], factor) for i in at]
-            pixels, held = self._read_box(_around(scaled), level, factor)
-            for i, box in zip(at, scaled, strict=True):
-                resize_into(rooms[i], crop(pixels, held, box))
+            self._fill([rooms[i] for i in at], [_scaled(boxes[i], factor) for i in at], level, factor)
         return np.array([not self._whole.holds(region) for region in regions])
 
     def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
@@ -162,7 +158,8 @@ class Slide:
 
         if name not in self.associated_names:
             raise KeyError(f"{self.path} has no associated image {name!r}, only {', '.join(self.associated_names)}")
-        return on_white(self._open_reader().associated(name))
+        self._check_open()
+        return on_white(self._reader.associated(name))
 
     def close(self) -> None:
         """Gives the file back. Calling it twice does no harm."""
@@ -189,10 +186,9 @@ class Slide:
         except OSError as error:
             raise unreachable(self.path, error) from error
 
-    def _open_reader(self) -> Reader:
+    def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"{self.path} is closed")
-        return self._reader
 
     def _level_for(self, regions: Sequence[Region], size: Size) -> int:
         spans = {Size(region.width, region.height) for region in regions}
@@ -216,6 +212,23 @@ class Slide:
         fit = (factor for factor in self._reductions if factor <= wanted and not any(edge % factor for edge in edges))
         return next(fit, 1)
 
+    def _fill(self, rooms: Sequence[NDArray[np.uint8]], boxes: Sequence[Region], level: int, factor: int) -> None:
+        """Each room with its box, all of one size: as it is decoded, or resampled out of the block around them all."""
+        from wsi.pixels import crop, resize_into, white_outside
+
+        if self._reducing is None or rooms[0].shape[:2] != (boxes[0].height, boxes[0].width):
+            pixels, held = self._read_box(bounding(boxes), level, factor)
+            for room, box in zip(rooms, boxes, strict=True):
+                resize_into(room, crop(pixels, held, box))
+            return
+        self._check_open()
+        whole = self._extent(level, factor)
+        parts = [white_outside(whole, box, room) for box, room in zip(boxes, rooms, strict=True)]
+        if inside := [part for part in parts if part is not None]:
+            around = bounding([box for box, _ in inside])
+            check_read(around.width * around.height)
+            self._reducing.read_into(level, factor, *zip(*inside, strict=True))
+
     def _read_box(self, box: Region, level: int, factor: int = 1) -> tuple[NDArray[np.uint8], Region]:
         """RGB of what lies inside the level, and the box it fills: (0, 0, 3) and an empty one if nothing does.
 
@@ -225,15 +238,19 @@ class Slide:
 
         from wsi.pixels import on_white
 
-        whole = Region(0, 0, *(-(-side // factor) for side in self.levels[level].size))
-        held = box.intersection(whole)
+        held = box.intersection(self._extent(level, factor))
         if held is None:
             return np.empty((0, 0, 3), np.uint8), Region(0, 0, 0, 0)
         check_read(held.width * held.height)
-        reader = self._open_reader()
-        if factor > 1 and isinstance(reader, ReducingReader):
-            return reader.read_reduced(level, factor, held), held
-        return on_white(reader.read_level(level, held.x, held.y, held.width, held.height)), held
+        self._check_open()
+        if self._reducing is not None:
+            pixels = np.empty((held.height, held.width, 3), np.uint8)
+            self._reducing.read_into(level, factor, [held], [pixels])
+            return pixels, held
+        return on_white(self._reader.read_level(level, held.x, held.y, held.width, held.height)), held
+
+    def _extent(self, level: int, factor: int) -> Region:
+        return Region(0, 0, *(-(-side // factor) for side in self.levels[level].size))
 
     def _draw(self, size: Size, px: tuple[float, float]) -> NDArray[np.uint8]:
         """`bounds` as `Drawing.draw` gives it; what is lost is told in `warnings`."""
@@ -256,8 +273,3 @@ def _along(start: int, span: int, downsample: float, whole: int) -> tuple[int, i
 
 def _scaled(box: Region, factor: int) -> Region:
     return Region(box.x // factor, box.y // factor, box.width // factor, box.height // factor)
-
-
-def _around(boxes: Sequence[Region]) -> Region:
-    x, y = min(box.x for box in boxes), min(box.y for box in boxes)
-    return Region(x, y, max(box.right for box in boxes) - x, max(box.bottom for box in boxes) - y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from wsi.errors import SlideError, SlideMissing, SlideTruncated, SlideUnreadable, SlideUnsupported
@@ -98,17 +98,20 @@ class Reader(Protocol):
 
 @runtime_checkable
 class ReducingReader(Reader, Protocol):
-    """A reader that can scale while it decodes, for less than decoding costs."""
+    """A reader that can scale while it decodes, for less than decoding costs, and lay pixels where they are wanted."""
 
     @property
     def reductions(self) -> tuple[int, ...]:
         """The factors it can scale by: 2 gives every second pixel."""
         ...
 
-    def read_reduced(self, level: int, reduction: int, box: Region) -> NDArray[np.uint8]:
-        """As `read_level`; `box` is in pixels of the level at a scale of 1 / reduction.
+    def read_into(
+        self, level: int, reduction: int, boxes: Sequence[Region], rooms: Sequence[NDArray[np.uint8]]
+    ) -> None:
+        """As `read_level`, the pixels of each box into its room, uint8 (box.height, box.width, 3).
 
-        The last pixels of a level that the factor does not divide are filled in part.
+        Boxes are in pixels of the level at a scale of 1 / reduction, which may be 1. The last pixels of a level that
+        the factor does not divide are filled in part. Give neighbours: what they share is decoded once.
         """
         ...
 

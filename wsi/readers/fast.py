@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
-from wsi.geometry import Region, Size
+from wsi.geometry import Region, Size, bounding
 from wsi.location import Location
 from wsi.readers import INDEX_FAULTS, Reader, unreadable
 from wsi.readers.sources import ByteSource, LocalBytes
@@ -39,6 +39,7 @@ _FOREIGN = (ValueError, OSError, MemoryError)  # what damaged streams and failin
 
 Pixels = NDArray[np.uint8]
 _Key = tuple[int, int, int]  # level, reduction, index of a tile
+_Piece = tuple[Pixels, slice, slice]  # a part of a room; rows and columns of a tile that go there
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,23 +79,23 @@ class FastReader:
         return self._behind.files
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        return self.read_reduced(level, 1, Region(x, y, width, height))
+        pixels = np.empty((height, width, 3), np.uint8)
+        self.read_into(level, 1, [Region(x, y, width, height)], [pixels])
+        return pixels
 
-    def read_reduced(self, level: int, reduction: int, box: Region) -> Pixels:
+    def read_into(self, level: int, reduction: int, boxes: Sequence[Region], rooms: Sequence[Pixels]) -> None:
         at = self._levels[level]
         wide, high = at.tile.width // reduction, at.tile.height // reduction
-        pixels = np.empty((box.height, box.width, 3), np.uint8)
-        rows, columns = _along(box.y, box.bottom, high), _along(box.x, box.right, wide)
-        self._prefetch(level, reduction, [row * at.columns + column for row, *_ in rows for column, *_ in columns])
-        for row, y, top, bottom in rows:
-            for column, x, left, right in columns:
-                key = level, reduction, row * at.columns + column
-                whole = bottom - top == high and right - left == wide
-                tile = self._passing(key) if whole else self._tile(key)
-                pixels[top - box.y : bottom - box.y, left - box.x : right - box.x] = tile[
-                    top - y : bottom - y, left - x : right - x
-                ]
-        return pixels
+        wanted = _pieces(boxes, rooms, Size(wide, high), at.columns)
+        self._prefetch(level, reduction, wanted)
+        around = bounding(boxes)
+        inner_rows, inner_columns = _within(around.y, around.bottom, high), _within(around.x, around.right, wide)
+        for index in sorted(wanted):
+            row, column = divmod(index, at.columns)
+            passing = row in inner_rows and column in inner_columns
+            tile = (self._passing if passing else self._tile)((level, reduction, index))
+            for room, rows, own in wanted[index]:
+                room[:] = tile[rows, own]
 
     def associated(self, name: str) -> Pixels:
         return self._behind.associated(name)
@@ -104,7 +105,7 @@ class FastReader:
         self._source.close()
         self._kept.clear()
 
-    def _prefetch(self, level: int, reduction: int, indices: list[int]) -> None:
+    def _prefetch(self, level: int, reduction: int, indices: Iterable[int]) -> None:
         """Lets what is far away be fetched together."""
         at = self._levels[level]
         with self._lock:
@@ -163,10 +164,30 @@ class FastReader:
         return tile
 
 
-def _along(start: int, stop: int, step: int) -> list[tuple[int, int, int, int]]:
-    """Of each tile of `step` that has pixels from `start` to `stop`: its number, where it begins, first and last."""
-    numbers = range(start // step, -(-stop // step))
-    return [(n, n * step, max(n * step, start), min(n * step + step, stop)) for n in numbers]
+def _pieces(boxes: Sequence[Region], rooms: Sequence[Pixels], tile: Size, across: int) -> dict[int, list[_Piece]]:
+    """Of each tile that has pixels of the boxes, by its index, `across` to a row: where in the rooms they go."""
+    wanted: dict[int, list[_Piece]] = {}
+    for box, room in zip(boxes, rooms, strict=True):
+        columns = _along(box.x, box.right, tile.width)
+        for row, to_rows, rows in _along(box.y, box.bottom, tile.height):
+            for column, to_columns, own in columns:
+                wanted.setdefault(row * across + column, []).append((room[to_rows, to_columns], rows, own))
+    return wanted
+
+
+def _along(start: int, stop: int, step: int) -> list[tuple[int, slice, slice]]:
+    """Of each tile of `step` that has pixels from `start` to `stop`: its number, which they are, which of its own."""
+    found = []
+    for number in range(start // step, -(-stop // step)):
+        begins = number * step
+        first, last = max(begins, start), min(begins + step, stop)
+        found.append((number, slice(first - start, last - start), slice(first - begins, last - begins)))
+    return found
+
+
+def _within(start: int, stop: int, step: int) -> range:
+    """The tiles of `step` that lie from `start` to `stop` as a whole."""
+    return range(-(-start // step), stop // step)
 
 
 def accelerated(file: Path | RemoteBytes, behind: Reader) -> FastReader | str:
