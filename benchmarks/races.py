@@ -1,6 +1,6 @@
 """Many processes over the slides of one output folder, some of them killed and some stopped for a while.
 
-    python benchmarks/races.py [--processes 64] [--slides 1000] [--rounds 3] [--results benchmarks/results/races.md]
+    python benchmarks/races.py [--processes 64] [--slides 300] [--rounds 3] [--results benchmarks/results/races.md]
 
 The slides are fake and take 4 ms, so that what is raced for is the claims. Signs of life come every 0.5 s here and are
 missed after 3 s; a stopped process sleeps for 5 s and is let go on, so that most wake up to find their slide another's.
@@ -145,7 +145,7 @@ def _report(results: list[Result], given: argparse.Namespace) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=64)
-    parser.add_argument("--slides", type=int, default=1000)
+    parser.add_argument("--slides", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--results", type=Path, help="a Markdown file to write the report to")
     return parser.parse_args()

@@ -26,7 +26,7 @@ class SlideFolder:
     """`OUT/slides/<id>`: all that is known of one slide."""
 
     path: Path
-    claim: Claim | None = field(default=None, compare=False)  # of this process: without it nothing is recorded
+    claim: Claim | None = field(default=None, compare=False)  # under which records are written, if there is one
 
     @property
     def id(self) -> str:
