@@ -10,7 +10,7 @@ from pipeline.config import RunConfig, dump_toml
 from pipeline.executor import Executor
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry
-from pipeline.output import OutputFolder, write_text
+from pipeline.output import OutputFolder
 from pipeline.stages import SlideTask, run_slide
 from pipeline.tables import write_tables
 
@@ -28,6 +28,6 @@ class Run:
         """Does every slide, as `pipeline.batch.Batch.outcomes`."""
         self.out.prepare()
         with self.out.alone():
-            write_text(self.out.config, dump_toml(self.config))
+            self.out.write_config(dump_toml(self.config))
             tasks = [SlideTask(entry, self.out.path.absolute(), self.config, self.prompts) for entry in self.entries]
             return Batch(self.out, tasks, run_slide, write_tables).outcomes(executor, watcher)
