@@ -43,13 +43,13 @@ def map_findings(folder: SlideFolder, scores: dict[str, Any] | None) -> Iterator
 
 
 def crop_findings(
-    folder: SlideFolder, record: SlideRecord, scores: dict[str, Any] | None, grid: FeatureGrid | None
+    folder: SlideFolder, record: SlideRecord | None, scores: dict[str, Any] | None, grid: FeatureGrid | None
 ) -> Iterator[Finding]:
     """Pictures of single tiles; which of them ought to be there is known of the current features' scores."""
     for path in sorted((folder.path / "tiles").glob("*.jpg")):
         if _CROP.fullmatch(path.name) and jpeg_seal(path.read_bytes()) is not Seal.WHOLE:
             yield Finding("crop_altered", path, _SAID["altered"], folder.id, (path,))
-    if grid is None or scores is None or scores.get("grid") != record.current:
+    if grid is None or record is None or scores is None or scores.get("grid") != record.current:
         return
     for cell in shown_cells(scores):
         path = crop_path(folder, record, grid.grid, cell)

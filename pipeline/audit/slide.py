@@ -32,15 +32,14 @@ def audit_slide(slide_id: str, look: Look, *, slides: bool = False) -> Iterator[
     yield from grids.findings()
     for below in (folder.path, folder.features, folder.heatmaps, folder.path / "tiles"):
         yield from temporary_files(below, slide_id)
-    if record is None:
-        return
-    yield from picture_findings(folder, record)
-    yield from _tissue(folder, record)
-    scores, faults = _scores(folder, record, grids, look)
+    if record is not None:
+        yield from picture_findings(folder, record)
+        yield from _tissue(folder, record)
+    scores, faults = _scores(folder, grids, look)
     yield from faults
     yield from map_findings(folder, scores)
     yield from crop_findings(folder, record, scores, grids.current)
-    if slides:
+    if slides and record is not None:
         yield from source_findings(record, look.pool)
 
 
@@ -108,9 +107,7 @@ def _tissue(folder: SlideFolder, record: SlideRecord) -> Iterator[Finding]:
         yield Finding("tissue_edited", path, "it is not as the run left it", folder.id)
 
 
-def _scores(
-    folder: SlideFolder, record: SlideRecord, grids: GridsAudit, look: Look
-) -> tuple[dict[str, Any] | None, list[Finding]]:
+def _scores(folder: SlideFolder, grids: GridsAudit, look: Look) -> tuple[dict[str, Any] | None, list[Finding]]:
     """zeroshot.json, whatever it is of; None where it is missing or damaged."""
     path = folder.path / "zeroshot.json"
     try:
@@ -125,8 +122,9 @@ def _scores(
         told = "it is not as it was written, or of an older version"
         return None, [Finding("scores_damaged", path, told, folder.id, (path,))]
     scores = json.loads(data)
-    if grids.current is not None and scores.get("tiles", 0) > len(grids.current) and scores["grid"] == record.current:
-        told = f"scores of {scores['tiles']} tiles, and there are {len(grids.current)}"
+    grid = grids.current
+    if grid is not None and scores.get("grid") == grid.path.name and scores["tiles"] > len(grid):
+        told = f"scores of {scores['tiles']} tiles, and there are {len(grid)}"
         return scores, [Finding("scores_damaged", path, told, folder.id, (path,))]
     return scores, []
 

@@ -45,9 +45,10 @@ def verify(path: Path, *, slides: bool, repair: bool, as_json: bool) -> int:
 def _gone_through(
     console: Console, audit: Audit, check: Callable[[], None], *, quiet: bool
 ) -> Iterator[tuple[str, list[Finding]]]:
-    """Every slide's findings, then those of the folder under no name; says how far it is."""
+    """The folder's findings under no name, before a repair makes its tables differ; then every slide's."""
     ids, said = audit.ids(), time.monotonic()
     with console.status("looking at what is there") as status:
+        yield "", list(audit.folder())
         for done, slide_id in enumerate(ids, start=1):
             check()
             yield slide_id, audit.slide(slide_id)
@@ -56,7 +57,6 @@ def _gone_through(
             if not (quiet or console.is_terminal) and time.monotonic() - said > HEARTBEAT_S:
                 said = time.monotonic()
                 console.print(line)
-        yield "", list(audit.folder())
 
 
 class _Told:
