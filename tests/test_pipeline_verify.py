@@ -247,6 +247,7 @@ DAMAGE = {
     "ledger lost": (at(Path.unlink, "ledger.jsonl"), "ledger_missing", "ledger.jsonl"),
     "table flipped": (at(flip_middle, "slides.csv"), "table_differs", "slides.csv"),
     "table lost": (at(Path.unlink, "zeroshot.csv"), "table_missing", "zeroshot.csv"),
+    "head without weights": (planted("heads/mine/head.json"), "head_damaged", "heads/mine"),
     "report cut": (at(cut, "report.html"), "report_cut", "report.html"),
 }
 
