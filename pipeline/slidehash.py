@@ -23,7 +23,8 @@ FULL = "full"  # of reader.hash
 def rehashed(record: SlideRecord, entry: SlideEntry, silence_s: float) -> SlideRecord:
     """The record with the digests of the slide's files as they are now, if it is the slide that it was by its samples.
 
-    Of a remote slide nothing is hashed. Raises SlideChanged where it had other digests: features of such a file would stand in the place of good ones.
+    Of a remote slide nothing is hashed. Raises SlideChanged where it had other digests: features of such a file would
+    stand in the place of good ones.
     """
     if not isinstance(entry.path, Path):
         return record
