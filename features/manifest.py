@@ -31,17 +31,25 @@ def write_manifest(folder: Path) -> list[ChunkRecord]:
     """Records every file below `folder`, in the order of their paths, and writes the list beside them."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     records = [ChunkRecord(name, (folder / name).stat().st_size, file_sha256(folder / name)) for name in names]
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {"files": [asdict(record) for record in records]}}
     (folder / _MANIFEST).mkdir()
-    write_atomic(folder / _MANIFEST / "zarr.json", json.dumps(group, indent=1).encode())
+    write_atomic(manifest_path(folder), manifest_bytes(records))
     return records
+
+
+def manifest_path(folder: Path) -> Path:
+    return folder / _MANIFEST / "zarr.json"
+
+
+def manifest_bytes(records: Iterable[ChunkRecord]) -> bytes:
+    """The list as it is on disk: by this it proves itself, since a bit flipped in it gives other bytes or records."""
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"files": [asdict(record) for record in records]}}
+    return json.dumps(group, indent=1).encode()
 
 
 def read_manifest(folder: Path) -> list[ChunkRecord]:
     """The list that `write_manifest` wrote. Raises GridDamaged where it is missing or not readable."""
-    path = folder / _MANIFEST / "zarr.json"
     try:
-        files = json.loads(path.read_bytes())["attributes"]["files"]
+        files = json.loads(manifest_path(folder).read_bytes())["attributes"]["files"]
         return [ChunkRecord(**record) for record in files]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise damaged(folder, f"its list of files, {_MANIFEST}/zarr.json, is missing") from error

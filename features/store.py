@@ -74,7 +74,7 @@ class StoredArrays:
         """
         try:
             with storage_errors(self._folder):
-                array = self._arrays[name]
+                array = self._arrays[name] if name in self._arrays else self._open(name)
                 return np.asarray(array[rows] if isinstance(rows, slice) else array.oindex[rows])
         except ValueError as error:
             raise self._blame(name) from error

@@ -217,6 +217,11 @@ def look(folder: Path) -> bytes | None:
     return b""
 
 
+def is_claim(path: Path) -> bool:
+    """True for the name of a claim, or of one that is being made or taken away."""
+    return path.name == CLAIM or (path.name.startswith(f".{CLAIM}.") and path.name.endswith(f".{_ASIDE}"))
+
+
 def take_away(folder: Path, seen: bytes) -> None:
     """Removes the claim on a folder if it still says what was seen. Whoever had it can commit nothing more."""
     claim = folder / CLAIM

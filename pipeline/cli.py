@@ -110,6 +110,14 @@ def run(
     drop: Drop = None,
     device: Device = None,
     slide_timeout: Timeout = None,
+    hashing: Annotated[
+        str | None,
+        typer.Option(
+            "--hash",
+            help="quick, or full: read slides whole, so that a changed byte is noticed later. [default: quick]",
+            show_default=False,
+        ),
+    ] = None,
     workers: Workers = 0,
     scheduler: Scheduler = "",
 ) -> None:
@@ -119,7 +127,7 @@ def run(
     flags: dict[str, object] = {"device": device, "reader.timeout_s": slide_timeout, "zeroshot.prompts": prompts}
     flags |= {"encoder.name": encoder, "encoder.weights": weights, "encoder.untrained": untrained or None}
     left_out = wishes.dropped(drop)
-    flags |= {"tile.exact": exact or None, "tile.stain": stain}
+    flags |= {"tile.exact": exact or None, "tile.stain": stain, "reader.hash": hashing}
     flags |= {"tile.quality": quality or bool(left_out) or None, "zeroshot.drop": left_out}
     wanted = wishes.configured(config, settings, flags)
     wishes.check_apart(slides, out)
@@ -365,6 +373,21 @@ def evaluate(
     from pipeline.commands import heads
 
     raise typer.Exit(heads.evaluate(head, labels, on, features, draws))
+
+
+@app.command()
+def verify(
+    out: OutArgument,
+    slides: Annotated[bool, typer.Option("--slides", help="The slides too: gone, or changed since.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged or left over, so that the same run makes it again.")
+    ] = False,
+    lines: Annotated[bool, typer.Option("--json", help="A line of JSON for each finding, and nothing else.")] = False,
+) -> None:
+    """Go over everything a run wrote and tell what is damaged, missing or left over. 0: whole, 3: not."""
+    from pipeline.commands import verifying
+
+    raise typer.Exit(verifying.verify(out, slides=slides, repair=repair, as_json=lines))
 
 
 @app.command()

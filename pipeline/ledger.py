@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from features.files import storage_errors
+from pipeline.seal import Seal, json_seal, sealed_json
 
 DONE, REUSED, NO_TISSUE, REFUSED, CRASHED, STOPPED = "done", "reused", "no tissue", "refused", "crashed", "stopped"
 GOOD = (DONE, REUSED, NO_TISSUE)
@@ -47,7 +48,7 @@ class Outcome:
 
 def append(path: Path, event: dict[str, Any]) -> None:
     """Adds one line, with the time. Raises NoSpace or StorageError where the disk refuses."""
-    line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **event}, ensure_ascii=False) + "\n"
+    line = sealed_json({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **event}) + "\n"
     with storage_errors(path):
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -86,14 +87,26 @@ def record(path: Path, outcome: Outcome) -> None:
 
 
 def events(path: Path) -> Iterator[dict[str, Any]]:
-    """All lines, oldest first. A torn last line (the machine went down in it) is passed over."""
+    """All lines, oldest first. Those that are torn (the machine went down) or not as written are passed over."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # splitlines would cut at U+2028 too
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+    with open(path, "rb") as lines:
+        for line in lines:
+            try:
+                event = json.loads(line.decode(errors="replace"))
+            except ValueError:
+                continue
+            if json_seal(line) is not Seal.BROKEN:
+                yield event
+
+
+def last_command(path: Path) -> list[str]:
+    """The words of the last run after `wsi`; empty where none is told."""
+    said: list[str] = []
+    for event in events(path):
+        if event["event"] == "run":
+            said = [str(word) for word in event["argv"]]
+    return said
 
 
 def last_outcomes(path: Path) -> dict[str, Outcome]:

@@ -11,7 +11,7 @@ import fcntl
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +29,23 @@ def alone(folder: Path) -> Iterator[None]:
     with _opened(folder) as file:
         if not _locked(file, fcntl.LOCK_EX):
             raise _occupied(folder)
+        yield
+
+
+@contextmanager
+def unchanging(folder: Path) -> Iterator[None]:
+    """As `alone`, for a process that only reads; a folder that may not be written is open to it as well."""
+    with ExitStack() as held:
+        try:
+            file = held.enter_context(_opened(folder))
+        except StorageError:  # not ours to write: then no run of ours works here either
+            pass
+        else:
+            if not _locked(file, fcntl.LOCK_EX):
+                raise StorageError(
+                    f"{folder}: a run is working in this folder, so what is there is half done.",
+                    hint="Wait for it to end.",
+                )
         yield
 
 

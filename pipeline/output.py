@@ -15,9 +15,10 @@ from typing import Any
 from features.files import storage_errors, write_atomic
 from pipeline import lock
 from pipeline.claims import Claim
+from pipeline.seal import Seal, json_seal, sealed_json, sealed_toml
 from wsi.errors import GridDamaged, StorageError, UsageError
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2  # 2: sealed, and with the digests of its pictures
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)  # starts no formula
 
 
@@ -53,8 +54,9 @@ class SlideFolder:
         return self.path / "tissue.geojson"
 
     @property
-    def pictures_exist(self) -> bool:
-        return all(path.exists() for path in (self.thumbnail, self.overlay, self.tissue))
+    def zeroshot_layer(self) -> Path:
+        """The tiles with their scores, for QuPath."""
+        return self.heatmaps / "zeroshot.geojson"
 
     def record(self) -> dict[str, Any] | None:
         """`slide.json`, or None where this slide was never finished. Raises GridDamaged if it cannot be read."""
@@ -76,25 +78,30 @@ class SlideFolder:
         self._write_json("zeroshot.json", result)
 
     def _json(self, name: str) -> dict[str, Any] | None:
+        """None where it is missing; without its seal, which may be missing in files of older versions."""
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            data = path.read_bytes()
+            found = json.loads(data)
+            if json_seal(data) is Seal.BROKEN:
+                raise ValueError("it is not as it was written: its seal differs")
+            return {key: value for key, value in found.items() if key != "seal"}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise GridDamaged(
                 f"{path}: cannot be read ({error}).", hint="Delete it; the next run makes it again."
             ) from None
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        self.write_text(name, json.dumps(content, indent=1) + "\n")
+        self.write_text(name, sealed_json(content, indent=1) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Replaces a file in one step; raises SlideTaken where the slide was claimed and is another process's now."""
         if self.claim is None:
             write_text(self.path / name, text)
         else:
-            self.claim.commit(self.path / name, _encoded(text))
+            self.claim.commit(self.path / name, encoded_text(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,10 @@ class OutputFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    def write_config(self, text: str) -> None:
+        """Replaces `run.toml` in one step."""
+        write_text(self.config, sealed_toml(text))
+
     def prepare(self) -> None:
         """Makes the folder and proves that it can be written. Raises StorageError before any slide is opened."""
         probe = self.path / ".write-test"
@@ -146,6 +157,10 @@ class OutputFolder:
         """Lets in runs of the same settings, and nobody else; see `pipeline.lock.shared`."""
         return lock.shared(self.path, settings)
 
+    def unchanging(self) -> AbstractContextManager[None]:
+        """Keeps runs out while this process reads; see `pipeline.lock.unchanging`."""
+        return lock.unchanging(self.path)
+
     def existing(self) -> OutputFolder:
         """Itself, if a run has written here. Raises UsageError otherwise."""
         if not self.config.exists():
@@ -158,21 +173,27 @@ class OutputFolder:
 def write_text(path: Path, text: str) -> None:
     """Replaces a text file in one step. Raises NoSpace or StorageError where the disk refuses."""
     with storage_errors(path):
-        write_atomic(path, _encoded(text))
+        write_atomic(path, encoded_text(text))
 
 
-def _encoded(text: str) -> bytes:
-    return text.encode(errors="backslashreplace")  # names of files need not be UTF-8
+def encoded_text(text: str) -> bytes:
+    """As it is on disk: names of files need not be UTF-8."""
+    return text.encode(errors="backslashreplace")
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """`csv_text` as a file, replaced in one step."""
+    write_text(path, csv_text(columns, rows))
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """A CSV that spreadsheets read as text where it is text: cells that would start a formula are quoted."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: _harmless(v) for k, v in row.items()})
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def _harmless(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pipeline.heatmap import HeatLabels, HeatStyle, encoder_caution, heatmap_fig
 from pipeline.output import SlideFolder
 from pipeline.overlay import Frame, Placement, draw_outline, draw_tiles
 from pipeline.record import SlideRecord
+from pipeline.seal import sealed_jpeg, sealed_json
 from tiling.grid import TileGrid
 from tiling.outline import tissue_outline
 from wsi.errors import GridDamaged
@@ -80,10 +82,12 @@ def write_heatmap(folder: SlideFolder, record: SlideRecord, grid: TileGrid, scor
     picture = heatmap_figure(grid.paint(scores.values), thumbnail, placement, labels)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path.with_suffix(".npy"), _npy(scores.values), durable=False)
+        values = _npy(scores.values)
+        write_atomic(path.with_suffix(".npy"), values, durable=False)
         told = {"title": scores.title, "source": scores.source, "made_by": scores.made_by}
-        label = {**told, "style": asdict(scores.style), **_made_from(record)}
-        write_atomic(path.with_suffix(".json"), json.dumps(label).encode(), durable=False)
+        digests = {"png": hashlib.sha256(picture).hexdigest(), "npy": hashlib.sha256(values).hexdigest()}
+        label = {**told, "style": asdict(scores.style), "sha256": digests, **_made_from(record)}
+        write_atomic(path.with_suffix(".json"), sealed_json(label).encode(errors="backslashreplace"), durable=False)
         write_atomic(path, picture, durable=False)
     return path
 
@@ -139,10 +143,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """uint8 (h, w, 3) as PNG or JPEG, by the name's ending, in one step."""
+    """uint8 (h, w, 3) as PNG or JPEG, by the name's ending, in one step. Of PNG every part has a checksum anyway."""
+    data = encoded(pixels, "PNG") if path.suffix == ".png" else sealed_jpeg(encoded(pixels))
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, encoded(pixels, "PNG" if path.suffix == ".png" else "JPEG"), durable=False)
+        write_atomic(path, data, durable=False)
 
 
 def encoded(pixels: NDArray[np.uint8], kind: str = "JPEG", quality: int = 88) -> bytes:

@@ -19,7 +19,7 @@ from tiling.tissue import TissueConfig
 from wsi.errors import ArtefactError, SlideError
 from wsi.facts import SlideFacts
 from wsi.files import fingerprint
-from wsi.identity import plain
+from wsi.identity import file_sha256, plain
 from wsi.location import Location, RemoteFile
 
 
@@ -78,7 +78,9 @@ class SlideRecord:
     warnings: tuple[str, ...]
     current: str  # name of the grid made last
     grids: dict[str, GridRecord] = field(default_factory=dict)
-    tissue: TissueRecord | None = None  # of the current grid; None in records of older versions
+    tissue: TissueRecord | None = None  # of the current grid
+    pictures: dict[str, str] = field(default_factory=dict)  # thumbnail and overlay, with their SHA-256
+    sha256: dict[str, str] = field(default_factory=dict)  # of the slide's files, by name; empty without --hash full
 
     @classmethod
     def of(cls, entry: SlideEntry, config: RunConfig, facts: SlideFacts) -> SlideRecord:
@@ -116,6 +118,13 @@ class SlideRecord:
         same = (header.slide_fingerprint, header.slide_mpp) == (self.facts.fingerprint, self.facts.known_mpp)
         return same and header.dtype == self.grid.dtype and _listed(grid) == self.grid.files
 
+    def pictures_stand(self, folder: SlideFolder) -> bool:
+        """True if thumbnail and overlay are as they were left, and a tissue.geojson is there, edited or not."""
+        try:
+            return bool(self.pictures) and picture_digests(folder) == self.pictures and folder.tissue.exists()
+        except OSError:
+            return False
+
     def with_grid(self, made: GridRecord, earlier: SlideRecord | None) -> SlideRecord:
         """With one more grid; those of an earlier record are kept if they come from the same file at the same scale."""
         same = earlier is not None and _frame(earlier) == _frame(self)
@@ -130,7 +139,7 @@ class SlideRecord:
             return None
         try:
             if found.pop("format") != "slide-record" or found.pop("version") != RECORD_VERSION:
-                raise ValueError("it is of another version")
+                raise ValueError("it is of another version of the toolkit")
             found.pop("toolkit_version")
             grids = {n: GridRecord(**{**g, "files": tuple(g["files"])}) for n, g in found.pop("grids").items()}
             facts = SlideFacts.from_json(found.pop("facts"))
@@ -167,6 +176,11 @@ def grid_record(grid: FeatureGrid, seconds: dict[str, float]) -> GridRecord:
         files=_listed(grid),
         flagged=None if grid.quality is None else flag_counts(grid.quality),
     )
+
+
+def picture_digests(folder: SlideFolder) -> dict[str, str]:
+    """Of the pictures that are drawn with the features. Raises OSError where one is gone."""
+    return {path.name: file_sha256(path) for path in (folder.thumbnail, folder.overlay)}
 
 
 def _listed(grid: FeatureGrid) -> tuple[dict[str, Any], ...]:

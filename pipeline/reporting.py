@@ -70,7 +70,7 @@ def make_report(out: OutputFolder, reader: ReaderProcess | None = None) -> None:
             domain=next((e.domain for e in encoders if e.domain), ""),
             provenance=tuple(_provenance(encoders)),
             settings_toml=out.config.read_text(encoding="utf-8"),
-            command=shlex.join(["wsi", *_last_command(out)]),
+            command=shlex.join(["wsi", *ledger.last_command(out.ledger)]),
         ),
     )
 
@@ -132,7 +132,7 @@ def _described(record: SlideRecord, folder: SlideFolder, found: Scores | None) -
     names = {k: v for k, v in (("patient", record.patient), *record.labels.items()) if v}
     links = [("tissue (GeoJSON)", folder.tissue), ("features (Zarr)", folder.features / record.current)]
     if found and found["heatmaps"]:  # written with them
-        links.append(("tiles (GeoJSON for QuPath)", folder.heatmaps / "zeroshot.geojson"))
+        links.append(("tiles (GeoJSON for QuPath)", folder.zeroshot_layer))
     root = folder.path.parent.parent
     return {
         "facts": (
@@ -241,8 +241,3 @@ def _provenance(encoders: list[EncoderSpec]) -> Iterator[tuple[str, str]]:
         yield package, importlib.metadata.version(package)
     for sha in sorted({e.weights_sha256 for e in encoders if e.weights_sha256}):
         yield "weights sha256", sha
-
-
-def _last_command(out: OutputFolder) -> list[str]:
-    runs = [e for e in ledger.events(out.ledger) if e["event"] == "run"]
-    return [str(a) for a in runs[-1]["argv"]] if runs else []

@@ -13,7 +13,7 @@ from pipeline.config import RunConfig, dump_toml
 from pipeline.executor import Executor
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry
-from pipeline.output import OutputFolder, write_text
+from pipeline.output import OutputFolder
 from pipeline.stages import SlideTask, run_slide
 from pipeline.tables import write_tables
 from wsi.identity import digest, plain
@@ -34,7 +34,7 @@ class Run:
         self.out.prepare()
         with self.out.shared(self.settings()) as first:
             if first:
-                write_text(self.out.config, dump_toml(self.config))
+                self.out.write_config(dump_toml(self.config))
             tasks = [SlideTask(entry, self.out.path.absolute(), self.config, self.prompts) for entry in self.entries]
             return Batch(self.out, tasks, run_slide, write_tables).outcomes(executor, watcher)
 

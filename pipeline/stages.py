@@ -6,7 +6,7 @@ import functools
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -28,7 +28,8 @@ from pipeline.ledger import DONE, NO_TISSUE, REUSED, Outcome
 from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.pictures import write_overview
-from pipeline.record import SlideRecord, Wanted, grid_record, reuse_problem
+from pipeline.record import SlideRecord, Wanted, grid_record, picture_digests, reuse_problem
+from pipeline.slidehash import FULL, SlideHash, rehashed
 from pipeline.slidejob import SlideJob, Watcher, ended
 from pipeline.tissuefiles import WantedTissue, source_note, wanted_tissue
 from pipeline.tissueout import edit_note, unused_edits, write_tissue
@@ -36,6 +37,8 @@ from pipeline.zeroshot import Scorer, nothing_left, score_slide
 from tiling.grid import READ_FAILED
 from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
 from wsi.errors import ArtefactError
+from wsi.facts import SlideFacts
+from wsi.location import located
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +118,8 @@ class _Job(SlideJob):
     def run(self) -> Outcome:
         encoder = encoder_for(self.task.config)
         self.stage, earlier = "tissue", self._earlier()
+        if earlier is not None and self.task.config.reader.hash == FULL:
+            earlier = rehashed(earlier, self.task.entry, self.task.config.reader.timeout_s)
         tissue = wanted_tissue(self.task.entry, self.task.config, earlier, self.reader)
         self.drawn = tissue.file is not None
         self.stage = "reuse"
@@ -146,15 +151,15 @@ class _Job(SlideJob):
             return None
         try:
             grid = FeatureGrid.open(self.folder.features / record.current)
-            if not record.describes(grid) or grid.verify() or not self.folder.pictures_exist:
+            if not record.describes(grid) or grid.verify() or not record.pictures_stand(self.folder):
                 return None
         except ArtefactError:
             return None  # damaged or of another version: made again
         self.check_claim()  # verifying takes its time
         clear_leftovers(grid.path)
         asked = record.asked_by(self.task.entry)
-        if asked != record:
-            asked.write(self.folder)  # the same slide under another path, patient or label
+        if asked != self._earlier():
+            asked.write(self.folder)  # the same slide under another path, patient or label, or its bytes known now
         return asked
 
     def _extract(self, encoder: Encoder, tissue: WantedTissue, earlier: SlideRecord | None) -> SlideRecord:
@@ -167,13 +172,16 @@ class _Job(SlideJob):
         header = GridHeader.of(
             facts, prepared.grid, encoder.spec, tissue=tissue.identity, slide_id=entry.id, dtype=config.encoder.dtype
         )
-        with self._timed("features"):
+        with self._timed("features"), self._hashing(facts, earlier) as sha256:
             grid = self._finished(header, prepared) or self._encoded(header, prepared, encoder)
+            bytes_known = sha256()
         self.check_unreadable(int((grid.read_status == READ_FAILED).sum()))
         with self._timed("pictures"):
             write_overview(self.folder, prepared)
             left, kept = write_tissue(self.folder, prepared, tissue, earlier)
-        record = replace(SlideRecord.of(entry, config, facts), tissue=left).with_notes((*prepared.notes, *kept))
+        drawn = picture_digests(self.folder)
+        record = replace(SlideRecord.of(entry, config, facts), tissue=left, pictures=drawn, sha256=bytes_known)
+        record = record.with_notes((*prepared.notes, *kept))
         record = record.with_grid(grid_record(grid, self.seconds), earlier)
         record.write(self.folder)
         return record
@@ -209,6 +217,17 @@ class _Job(SlideJob):
             return SlideRecord.read(self.folder)
         except ArtefactError:
             return None
+
+    @contextmanager
+    def _hashing(self, facts: SlideFacts, earlier: SlideRecord | None) -> Iterator[Callable[[], dict[str, str]]]:
+        """Gives what waits for the digests of the slide's files: as they were at first sight, empty if never asked."""
+        reader = self.task.config.reader
+        known = earlier.sha256 if earlier is not None and earlier.facts.fingerprint == facts.fingerprint else {}
+        if known or reader.hash != FULL:
+            yield lambda: known
+            return
+        with SlideHash([located(f) for f in facts.files], reader.timeout_s) as hashing:
+            yield hashing.result
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

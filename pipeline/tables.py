@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import ledger
 from pipeline.inforce import InForce, readable_record
-from pipeline.output import OutputFolder, write_csv
+from pipeline.output import OutputFolder, csv_text, write_text
 from pipeline.record import SlideRecord
 from tiling.quality import NAMES
 
@@ -22,14 +22,20 @@ SCORE_COLUMNS = ("id", "prompts", "tiles", "label", "label_reason")
 
 def write_tables(out: OutputFolder) -> None:
     """Writes both tables anew. Slides that are refused are in `slides.csv` too, with the reason."""
+    for name, text in tables(out):
+        write_text(out.path / name, text)
+
+
+def tables(out: OutputFolder) -> Iterator[tuple[str, str]]:
+    """(file name, text) of both tables, from the records as they are now."""
     rows = list(slide_rows(out))
     there = dict.fromkeys(k for row in rows for k in row if k not in SLIDE_COLUMNS)
     labels = [k for k in there if k not in FLAG_COLUMNS]
     flags = [k for k in FLAG_COLUMNS if k in there]
-    write_csv(out.path / "slides.csv", [*SLIDE_COLUMNS, *flags, *labels], rows)
+    yield "slides.csv", csv_text([*SLIDE_COLUMNS, *flags, *labels], rows)
     scores = [_score_row(slide_id, found) for slide_id, found in scored(out).shown.items()]
     columns = dict.fromkeys([*SCORE_COLUMNS, *(k for row in scores for k in row)])
-    write_csv(out.path / "zeroshot.csv", columns, scores)
+    yield "zeroshot.csv", csv_text(columns, scores)
 
 
 @dataclass(frozen=True, slots=True)

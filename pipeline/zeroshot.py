@@ -32,7 +32,7 @@ from pipeline.output import SlideFolder
 from pipeline.pictures import TileScores, write_heatmap, write_tile_geojson
 from pipeline.record import SlideRecord
 from wsi.errors import EncoderMismatch, GridDamaged
-from wsi.identity import digest
+from wsi.identity import digest, file_sha256
 
 UNTRAINED = "The encoder's weights are random (--untrained): its scores mean nothing."
 DEFAULT_PROMPTS = "tumour-normal"
@@ -136,7 +136,7 @@ def score_slide(folder: SlideFolder, record: SlideRecord, scorer: Scorer, pictur
     """
     key = digest(scorer.key, record.current, record.facts.fingerprint, pictures)
     before = current_scores(folder, record)
-    if before is not None and before["key"] == key and _all_there(folder, before["heatmaps"]):
+    if before is not None and before["key"] == key and _all_there(folder, before):
         return True
     grid, bag = scorer.bag_of(folder, record)
     if not kept_rows(grid).any():
@@ -145,7 +145,8 @@ def score_slide(folder: SlideFolder, record: SlideRecord, scorer: Scorer, pictur
         tiles = TileMap.of(grid, bag, scorer)
         result = _scored(bag, tiles, scorer) | {
             "tiles_shown": _extremes(tiles, scorer, pictures),
-            "heatmaps": draw_maps(folder, record, tiles, scorer, pictures),
+            "heatmaps": (maps := draw_maps(folder, record, tiles, scorer, pictures)),
+            "layer_sha256": file_sha256(folder.zeroshot_layer) if maps else "",
         }
     else:
         result = _emptied(scorer, len(grid))
@@ -161,8 +162,11 @@ def nothing_left(tiles: int, drop: Sequence[str]) -> str:
     return f"no tile is left to score: of {tiles}, each has a quality flag that is dropped ({flags}) or was unreadable"
 
 
-def _all_there(folder: SlideFolder, maps: list[dict[str, str]]) -> bool:
-    return all((folder.path / m["file"]).exists() for m in maps)
+def _all_there(folder: SlideFolder, scores: dict[str, Any]) -> bool:
+    """Every map with what belongs to it, and QuPath's layer."""
+    drawn = [folder.path / m["file"] for m in scores["heatmaps"]]
+    files = [picture.with_suffix(suffix) for picture in drawn for suffix in (".png", ".npy", ".json")]
+    return all(path.exists() for path in files) and (not drawn or folder.zeroshot_layer.exists())
 
 
 def current_scores(folder: SlideFolder, record: SlideRecord) -> dict[str, Any] | None:
@@ -247,6 +251,7 @@ def _emptied(scorer: Scorer, tiles: int) -> dict[str, Any]:
         "spread": None,
         "tiles_shown": {"score": "", "top": [], "bottom": []},
         "heatmaps": [],
+        "layer_sha256": "",
     }
 
 

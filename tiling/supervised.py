@@ -34,6 +34,7 @@ from wsi.location import Location, address, located, without_secrets
 from wsi.opening import READERS
 
 MIN_SHARED_BYTES = 128 * 2**20  # of /dev/shm; containers may have as little as 64 MiB
+HASHES = "quick", "full"
 SLOTS = 3  # batches in shared memory: one being encoded, one ready, one being filled
 _OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "failed to allocate")  # GLib's is the last
 
@@ -49,6 +50,7 @@ class ReaderConfig:
     timeout_s: float = 300.0  # a reader that says nothing for so long is killed and its slide refused
     memory_gb: float = 8.0  # address space of the reader process; 0 sets no cap
     max_unreadable: float = 0.01  # a slide of which a larger share of tiles cannot be decoded is refused
+    hash: str = "quick"  # of a slide's files: quick takes samples; full reads them whole, and finds silent damage
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.timeout_s <= 0 or self.memory_gb < 0:
@@ -59,6 +61,8 @@ class ReaderConfig:
             raise ValueError(
                 f"there is no reader {self.name!r}: auto, {', '.join(READERS)}, or package.module:callable"
             )
+        if self.hash not in HASHES:
+            raise ValueError(f"hash is {' or '.join(HASHES)}, not {self.hash!r}")
         if not 0 <= self.max_unreadable <= 1:
             raise ValueError(f"max_unreadable is a share between 0 and 1, not {self.max_unreadable}")
 

@@ -16,6 +16,7 @@
     │   ├── SlideTruncated    slide_truncated          the file ends, or is zeros, before its own index says so
     │   ├── SlideUnreadable   slide_unreadable         its pixels cannot be decoded, or its storage fails
     │   │   └── SlideUnreachable  slide_unreachable        its server or the network fails: it may go well next time
+    │   ├── SlideChanged      slide_changed            its bytes are not those of the first run, by --hash full
     │   ├── SlideImplausible  slide_implausible        declared sizes that its length or its mpp rules out
     │   ├── MppMissing        mpp_missing              no physical resolution
     │   ├── MppImplausible    mpp_implausible          outside 0.05-20 um/px
@@ -124,6 +125,10 @@ class SlideUnreadable(SlideError):
 
 class SlideUnreachable(SlideUnreadable):
     code = "slide_unreachable"
+
+
+class SlideChanged(SlideError):
+    code = "slide_changed"
 
 
 class SlideImplausible(SlideError):

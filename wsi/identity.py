@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 _SAMPLE_BYTES = 1 << 16
 _SAMPLES = 16
+_PART_BYTES = 1 << 20
 _ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray", ".zmetadata")
 
 
@@ -45,6 +46,30 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a whole file, 64 hex digits."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def streamed_sha256(path: Path, go_on: Callable[[], bool] = lambda: True) -> str:
+    """SHA-256 of all bytes of a file, or of a folder: names, lengths and bytes of all that is in it. "" if stopped.
+
+    Reads 1 MiB at a time, and before each asks whether to `go_on`.
+    """
+    sha = hashlib.sha256()
+    for file in _all_below(path):
+        if file != path:
+            sha.update(os.fsencode(file.relative_to(path)) + f"\0{file.stat().st_size}\0".encode())
+        with open(file, "rb") as f:
+            while go_on() and (part := f.read(_PART_BYTES)):
+                sha.update(part)
+    return sha.hexdigest() if go_on() else ""
+
+
+def _all_below(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    with os.scandir(path) as entries:
+        for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
+            yield from _all_below(path / entry.name)
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -13,7 +13,7 @@ from features.spec import EncoderSpec
 from pipeline.commands.wishes import findable
 from pipeline.config import dump_toml, load_config, setting
 from pipeline.console import duration, open_console, table
-from pipeline.output import OutputFolder, write_text
+from pipeline.output import OutputFolder
 from wsi.errors import UsageError
 
 
@@ -32,7 +32,7 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None, drop: tuple[st
     started = time.monotonic()
     with folder.alone():
         done, skipped = rescore(folder, config, chosen)
-        write_text(folder.config, dump_toml(config))  # these are the prompts in use from now on
+        folder.write_config(dump_toml(config))  # these are the prompts in use from now on
         write_tables(folder)
     write_quietly(folder)
     show_scores(console, folder, encoder_for(config).spec)
