@@ -126,5 +126,6 @@ def _differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 def _occupied(folder: Path) -> StorageError:
     return StorageError(
-        f"{folder}: another run is working in this folder.", hint="Wait for it, or choose another with -o."
+        f"{folder}: another run is working in this folder, or a `wsi verify`.",
+        hint="Wait for it, or choose another with -o.",
     )

@@ -390,7 +390,6 @@ def test_a_run_and_a_verify_keep_out_of_each_others_way(out: Path, slides: Path)
     with folder.alone(), pytest.raises(StorageError, match="a run is working"):
         verifying.verify(out, slides=False, repair=False, as_json=False)
     with folder.unchanging():
-        assert found_in(out) == []  # two may read
         with pytest.raises(StorageError, match="another run is working"):
             run(slides, out)
 
