@@ -389,9 +389,8 @@ def test_a_run_and_a_verify_keep_out_of_each_others_way(out: Path, slides: Path)
     folder = OutputFolder(out)
     with folder.alone(), pytest.raises(StorageError, match="a run is working"):
         verifying.verify(out, slides=False, repair=False, as_json=False)
-    with folder.unchanging():
-        with pytest.raises(StorageError, match="another run is working"):
-            run(slides, out)
+    with folder.unchanging(), pytest.raises(StorageError, match="another run is working"):
+        run(slides, out)
 
 
 def test_the_command_tells_people_and_scripts(out: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
