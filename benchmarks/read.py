@@ -1,6 +1,6 @@
 """Reading speed: tiles per CPU-second from a JPEG slide, by the ways that tools read, and what it does to pixels.
 
-    python benchmarks/read.py [--slide S.svs] [--tiles 300] [--rounds 5] [--results benchmarks/results/read.md]
+    python benchmarks/read.py [--slide S.svs] [--tiles 500] [--rounds 5] [--results benchmarks/results/read.md]
 
 The slide, unless one is given, is drawn: 30,000 x 20,000 px at 0.25 um/px, Aperio's layout, tiles of 240 px, JPEG Q80
 4:2:0 with shared tables, levels 1, 4 and 16. Each contender opens it once; then they take turns, a round of the same
@@ -328,7 +328,7 @@ def _heading(path: Path) -> list[str]:
 def _arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path, help="an SVS of JPEG tiles at 0.25 um/px; one is drawn otherwise")
-    parser.add_argument("--tiles", type=int, default=300, help="tiles of a round")
+    parser.add_argument("--tiles", type=int, default=500, help="tiles of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path, help="folder for 2 GB of slides, deleted afterwards")
     parser.add_argument("--results", type=Path, help="a Markdown file to write the report to")
