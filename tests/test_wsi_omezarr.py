@@ -91,6 +91,51 @@ def test_a_chunk_that_is_not_there_is_white_however_it_is_asked_for(zarr_format:
         np.testing.assert_array_equal(slide.read(Region(180, 120, 30, 30)), expected[120:150, 180:210])
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_chunk_that_one_channel_lacks_is_lost(zarr_format: Any, tmp_path: Path) -> None:
+    """Each channel in chunks of its own, as most writers have it: zeros for red would be a blue-green tile."""
+    folder = per_channel(tmp_path / "a.zarr", [PIXELS], zarr_format)
+    (folder / ("0/0/1/2" if zarr_format == 2 else "0/c/0/1/2")).unlink()
+    with open_slide(folder) as slide:
+        with pytest.raises(SlideUnreadable, match=r"level 0 at \(192, 128\), 96 x 128 px .*a channel that others have"):
+            slide.read(Region(200, 130, 20, 20))
+        np.testing.assert_array_equal(slide.read(Region(0, 0, 192, 300)), PIXELS[:, :192])
+
+
+def test_a_channel_of_stored_zeros_is_a_colour(tmp_path: Path) -> None:
+    pixels = PIXELS.copy()
+    pixels[..., 0] = 0
+    with (
+        zarr.config.set({"array.write_empty_chunks": True}),
+        open_slide(per_channel(tmp_path / "a", [pixels])) as slide,
+    ):
+        np.testing.assert_array_equal(slide.read(Region(0, 0, 400, 300)), pixels)
+        assert slide.warnings == ()
+
+
+def test_a_chunk_that_no_channel_has_is_white_and_told(tmp_path: Path) -> None:
+    pixels = PIXELS.copy()
+    pixels[:128, :192] = 0  # two chunks, which zarr leaves out
+    with open_slide(per_channel(tmp_path / "a.zarr", [pixels, pixels[::4, ::4]])) as slide:
+        assert (slide.read(Region(0, 0, 192, 128)) == 255).all()
+        assert slide.warnings == ("2 of 15 chunks of level 0 are not there: taken for never scanned, white.",)
+
+
+def test_a_chunk_that_a_coarser_level_shows_is_lost(tmp_path: Path) -> None:
+    """All channels in one file, which is gone; the overview still shows tissue there."""
+    folder = ome_zarr(tmp_path / "a.zarr", [PIXELS, PIXELS[::4, ::4], PIXELS[::64, ::64]])
+    (folder / "0/c/0/1/2").unlink()
+    with open_slide(folder) as slide:
+        with pytest.raises(SlideUnreadable, match="its chunk is not there"):
+            slide.read(Region(200, 130, 20, 20))
+        np.testing.assert_array_equal(slide.read(Region(0, 0, 192, 300)), PIXELS[:, :192])
+
+
+def per_channel(folder: Path, levels: list[Any], zarr_format: Any = 3) -> Path:
+    """As `ome_zarr`, each channel in chunks of its own."""
+    return ome_zarr(folder, levels, zarr_format=zarr_format, channels_apart=True)
+
+
 def test_black_inside_a_chunk_stays_black(tmp_path: Path) -> None:
     pixels = PIXELS.copy()
     pixels[10:60, 10:60] = 0
