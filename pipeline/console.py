@@ -11,7 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.filecheck import UNCHECKED
 from pipeline.ledger import CRASHED, GOOD, REFUSED
+from wsi.counted import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -140,4 +142,8 @@ def summary(outcomes: list[Outcome], seconds: float) -> str:
     codes = Counter(o.code for o in outcomes if not o.good)
     if codes:
         text += "\nnot done: " + ", ".join(f"{code} {n}" for code, n in codes.most_common())
+    if unchecked := sum(any(note.startswith(UNCHECKED) for note in o.notes) for o in outcomes):
+        text += (
+            f"\nnot checked: {counted(unchecked, 'slide')} that cannot be read now and stand as done before"
+        )
     return text

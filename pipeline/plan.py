@@ -12,6 +12,7 @@ import numpy as np
 
 from features.spec import Encoder
 from pipeline.config import RunConfig
+from pipeline.filecheck import FileCheck, check_file
 from pipeline.manifest import SlideEntry, printable
 from pipeline.output import OutputFolder
 from pipeline.record import SlideRecord, Wanted, reuse_problem
@@ -107,10 +108,13 @@ class _Look:
         tissue = wanted_tissue(entry, self.config, record, self.reader)
         reason = "new" if record is None else "encoder not to be had"
         if record is not None and self.encoder is not None:
-            reason = reuse_problem(record, Wanted(entry, self.config, tissue.identity, self.encoder.spec)) or ""
+            reason = reuse_problem(record, Wanted(entry, self.config, tissue.identity, self.encoder.spec))
+            checked = FileCheck(reason) if reason else check_file(record.facts, entry)
+            reason = checked.problem
             if not reason:
                 scale = record.facts.known_mpp, record.facts.mpp_source
-                return PlannedSlide(entry, CACHED, record.grid.tiles, *scale, warnings=source_note(entry))
+                notes = (*checked.notes, *source_note(entry))
+                return PlannedSlide(entry, CACHED, record.grid.tiles, *scale, warnings=notes)
         facts = self.reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
         prepared = self.reader.prepare(Preparation(self.config.tissue, self.config.tile, 256, tissue.file))
         notes = (*facts.warnings, *prepared.notes, *source_note(entry))

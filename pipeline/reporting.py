@@ -103,7 +103,7 @@ class _Gathering:
             parts += [lambda: self._cut(folder, record, grid), lambda: _extremes(folder, record, grid, found)]
         for part in parts:
             shown = replace(shown, **(_tried(part, warnings) or {}))
-        return replace(shown, warnings=(*record.warnings, *warnings))
+        return replace(shown, warnings=tuple(dict.fromkeys((*record.warnings, *outcome.notes, *warnings))))
 
     def _grid(self, folder: SlideFolder, record: SlideRecord) -> TileGrid:
         features = FeatureGrid.open(folder.features / record.current)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from heads.bag import kept_rows
 from heads.prompts import PromptSet
 from pipeline.config import RunConfig
 from pipeline.crops import cut_crops
+from pipeline.filecheck import FileCheck, check_file
 from pipeline.ledger import DONE, NO_TISSUE, REUSED, Outcome
 from pipeline.manifest import SlideEntry
 from pipeline.output import OutputFolder, SlideFolder
@@ -29,7 +30,7 @@ from pipeline.tissueout import edit_note, write_tissue
 from pipeline.zeroshot import Scorer, nothing_left, score_slide
 from tiling.grid import READ_FAILED
 from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
-from wsi.errors import ArtefactError
+from wsi.errors import ArtefactError, SlideError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +80,7 @@ class _Job(SlideJob):
         self.folder = task.folder
         self.stage = "encoder"
         self.seconds: dict[str, float] = {}
+        self.checked = FileCheck()
 
     def run(self) -> Outcome:
         encoder = encoder_for(self.task.config)
@@ -88,7 +90,7 @@ class _Job(SlideJob):
         reused = self._reusable(earlier, Wanted(self.task.entry, self.task.config, tissue.identity, encoder.spec))
         record = reused or self._extract(encoder, tissue, earlier)
         self.tiles, self.unreadable = record.grid.tiles, record.grid.unreadable
-        self.notes = (*record.warnings, *source_note(self.task.entry))
+        self.notes = (*record.warnings, *self.checked.notes, *source_note(self.task.entry))
         if reused and self.task.entry.tissue is None:
             self.notes += edit_note(self.folder, reused)
         self.read_by = record.facts.read_by
@@ -100,7 +102,8 @@ class _Job(SlideJob):
             drop = self.task.config.zeroshot.drop
             if drop and not kept_rows(grid, drop).any():
                 self.notes = (*self.notes, f"{self.task.entry.name}: {nothing_left(len(grid), drop)}.")
-            cut_crops(self.folder, record, grid.grid, self.reader, where=self.task.entry.path)
+            with suppress(SlideError) if self.checked.notes else nullcontext():
+                cut_crops(self.folder, record, grid.grid, self.reader, where=self.task.entry.path)
         if not record.grid.tiles:
             return self.outcome(NO_TISSUE)
         return self.outcome(REUSED if reused else DONE)
@@ -109,6 +112,9 @@ class _Job(SlideJob):
         """The finished record of this very slide with these very settings, if it is one and all of it is whole."""
         if record is None or reuse_problem(record, wanted):
             return None
+        checked = check_file(record.facts, self.task.entry)
+        if checked.problem:
+            return None
         try:
             grid = FeatureGrid.open(self.folder.features / record.current)
             if not record.describes(grid) or grid.verify() or not self.folder.pictures_exist:
@@ -116,6 +122,7 @@ class _Job(SlideJob):
         except ArtefactError:
             return None  # damaged or of another version: made again
         clear_leftovers(grid.path)
+        self.checked = checked
         asked = record.asked_by(self.task.entry)
         if asked != record:
             asked.write(self.folder)  # the same slide under another path, patient or label

@@ -64,7 +64,8 @@ def slide_rows(out: OutputFolder) -> Iterator[dict[str, Any]]:
             yield {**row, **known, "code": outcome.code, "detail": _sentence(outcome)}
             continue
         record = readable_record(out.slide(slide_id))
-        yield {**row, **({} if record is None else _described(record))}
+        told = {"warnings": " ".join(dict.fromkeys((*(record.warnings if record else ()), *outcome.notes)))}
+        yield {**row, **({} if record is None else _described(record)), **told}
 
 
 def _score_row(slide_id: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def _described(record: SlideRecord) -> dict[str, Any]:
         "patient": record.patient, "width": facts.width, "height": facts.height, "mpp": facts.known_mpp,
         "mpp_source": facts.mpp_source, "vendor": facts.vendor, "reader": facts.reader, "tiles": grid.tiles,
         "padded": grid.padded, "unreadable": grid.unreadable, "tissue_mm2": grid.tissue_mm2, "encoder": grid.encoder,
-        "features": f"slides/{record.id}/features/{grid.name}", "warnings": " ".join(record.warnings),
+        "features": f"slides/{record.id}/features/{grid.name}",
         **{f"n_{name}": count for name, count in (grid.flagged or {}).items()}, **_label_columns(record.labels),
     }  # fmt: skip
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from features.files import storage_errors
 from pipeline.config import RunConfig
+from pipeline.filecheck import FileCheck, check_file
 from pipeline.geojson import TileLayer, tile_features, write_geojson
 from pipeline.ledger import DONE, NO_TISSUE, REUSED, Outcome
 from pipeline.manifest import SlideEntry
@@ -74,9 +75,11 @@ class _TileJob(SlideJob):
         found = TileRecord.read(self.task.folder)
         if found is not None and not (found.stands(wanted, entry, self.task.folder) and self._is_readable(found)):
             found = None
+        checked = FileCheck() if found is None else check_file(found.facts, entry)
+        found = None if checked.problem else found
         record = found or self._made(tissue, wanted)
         self.tiles, self.unreadable, self.read_by = record.tiles, record.unreadable, record.facts.read_by
-        self.notes = (*record.warnings, *source_note(entry))
+        self.notes = (*record.warnings, *checked.notes, *source_note(entry))
         if not record.tiles:
             return self.outcome(NO_TISSUE)
         return self.outcome(REUSED if found else DONE)

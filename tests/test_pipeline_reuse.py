@@ -14,6 +14,7 @@ import pytest
 from features import FeatureGrid
 from pipeline import ledger, stages
 from pipeline.config import RunConfig, load_config
+from pipeline.console import summary
 from pipeline.crops import shown_cells
 from pipeline.executor import SerialExecutor
 from pipeline.heatmap import PROBABILITY, SIGNED
@@ -21,6 +22,7 @@ from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry, entries_from
 from pipeline.output import OutputFolder
 from pipeline.pictures import read_image
+from pipeline.plan import plan_slides
 from pipeline.record import SlideRecord
 from pipeline.reporting import make_report
 from pipeline.run import Run
@@ -100,6 +102,26 @@ def test_the_type_of_stored_features_is_a_setting_too(here: Path) -> None:
     run(here)
     assert run(here, 'encoder.dtype="float32"').status == "done"
     assert grid(here).features.dtype == np.float32
+
+
+def test_a_slide_that_is_away_stands_as_it_was_done(here: Path) -> None:
+    """A disk that is not mounted, or a slide that was cleared away: nothing says that it changed."""
+    entries = entries_from([here / "in"])
+    assert run(here).status == "done"
+    (here / "in").rename(here / "away")
+    stood = run(here, entries=entries)
+    note = f"The slide could not be checked, and stands as it was done: {here}/in/s.svs cannot be read"
+    assert stood.status == "reused" and any(told.startswith(note) for told in stood.notes)
+    (row,) = rows(here, "slides.csv")
+    assert row["status"] == "reused" and row["features"] and note in row["warnings"]
+    (planned,) = plan_slides(entries, OutputFolder(here / "out"), load_config(settings=DEMO))
+    assert planned.state == "cached" and planned.warnings[0].startswith(note)
+    assert "not checked: 1 slide that" in summary([stood], 1.0)
+    assert run(here, "tile.min_tissue=0.95", entries=entries).code == "slide_missing"  # other settings need its pixels
+    moved = [replace(entries[0], path=here / "elsewhere/s.svs")]
+    assert run(here, entries=moved).code == "slide_missing"  # of another place nobody knows that it is the same slide
+    (here / "away").rename(here / "in")
+    assert (run(here).status, run(here).notes) == ("reused", ())
 
 
 def test_a_larger_thumbnail_is_drawn_without_encoding(here: Path) -> None:

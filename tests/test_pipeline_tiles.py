@@ -7,6 +7,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from pipeline.commands import tiles as command
 from pipeline.config import RunConfig, load_config
 from pipeline.console import RunConsole, open_console
 from pipeline.executor import SerialExecutor
+from pipeline.filecheck import UNCHECKED
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry, entries_from
 from pipeline.output import OutputFolder
@@ -176,6 +178,12 @@ def test_a_slide_that_was_replaced_is_done_again(slides: Path, tmp_path: Path) -
     slide.write_bytes((slides / "b.svs").read_bytes())
     second = save(entries_from([slide]), tmp_path / "out")["a"]
     assert (first.status, second.status) == ("done", "done")
+    away = slide.rename(tmp_path / "away.svs")
+    stood = save([replace(entry, path=slide) for entry in entries_from([away])], tmp_path / "out")
+    assert stood["away"].code == "slide_missing"  # never done under this id
+    stood = save([replace(entry, path=slide, id="a") for entry in entries_from([away])], tmp_path / "out")
+    assert stood["a"].status == "reused" and stood["a"].notes[0].startswith(UNCHECKED)
+    away.rename(slide)
     with zipfile.ZipFile(tmp_path / "out/slides/a/a.zip") as packed:
         (x, y), _, pixels = next(tiles_of(slide))
         assert np.array_equal(decoded(packed.read(f"a_x{x}_y{y}.png")), pixels)

@@ -28,6 +28,7 @@ from pipeline.manifest import entries_from
 from pipeline.output import OutputFolder
 from pipeline.run import Run
 from pipeline.synthetic import draw, recipe
+from pipeline.tables import slide_rows
 from tiling.supervised import ReaderConfig, ReaderProcess
 from wsi import Region, open_slide
 from wsi.errors import (
@@ -388,6 +389,10 @@ def test_a_batch_of_good_and_bad_urls(server: SlideServer, tmp_path: Path, monke
     assert len(one) > 10 and np.array_equal(one.features[:], other.features[:])
     assert np.array_equal(one.coords, other.coords)
     assert run(server.at("a.svs", "?X-Amz-Signature=SECRET2")) == {remote: "reused"}  # signed anew: the same slide
+    server.status["a.svs"] = 503
+    assert run(server.at("a.svs", SIGNED)) == {remote: "reused"}  # what is done stands while its server is away
+    (row,) = [row for row in slide_rows(out) if row["id"] == remote]
+    assert row["features"] and "The slide could not be checked" in row["warnings"]
     for path in out.path.rglob("*"):
         assert "SECRET" not in path.name and (path.is_dir() or b"SECRET" not in path.read_bytes())
     events = [json.loads(line) for line in out.ledger.read_text().splitlines()]
