@@ -143,7 +143,5 @@ def summary(outcomes: list[Outcome], seconds: float) -> str:
     if codes:
         text += "\nnot done: " + ", ".join(f"{code} {n}" for code, n in codes.most_common())
     if unchecked := sum(any(note.startswith(UNCHECKED) for note in o.notes) for o in outcomes):
-        text += (
-            f"\nnot checked: {counted(unchecked, 'slide')} that cannot be read now and stand as done before"
-        )
+        text += f"\nnot checked: {counted(unchecked, 'slide')} that cannot be read now and stand as done before"
     return text

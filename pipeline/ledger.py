@@ -33,6 +33,7 @@ class Outcome:
     seconds: float = 0.0
     notes: tuple[str, ...] = field(default=())  # warnings worth a person's eye
     reader: str = ""  # that read the slide, and why it was not the fast one
+    stain: str = ""  # how stains were to be normalised; "" for not at all
     patient: str = ""  # as the manifest says, kept for slides that have no record
     labels: dict[str, str] = field(default_factory=dict)
 

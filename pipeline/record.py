@@ -37,6 +37,7 @@ class GridRecord:
     seconds: dict[str, float]  # per stage
     files: tuple[dict[str, Any], ...]  # path, bytes and sha256 of every chunk
     flagged: dict[str, int] | None = None  # tiles by quality flag; None where they were not looked over
+    stain: str = ""  # how stains were normalised, "none" included; "" in records of older versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ def grid_record(grid: FeatureGrid, seconds: dict[str, float]) -> GridRecord:
         seconds={stage: round(s, 3) for stage, s in seconds.items()},
         files=_listed(grid),
         flagged=None if grid.quality is None else flag_counts(grid.quality),
+        stain=grid.tile_spec.stain,
     )
 
 

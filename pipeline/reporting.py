@@ -142,6 +142,7 @@ def _described(record: SlideRecord, folder: SlideFolder, found: Scores | None) -
             ("reader", f"{facts.read_by}, {facts.vendor or 'vendor not told'}"),
             ("levels", ", ".join(f"{d:.4g}" for _, _, d in facts.levels)),
             ("tissue", f"{grid.tissue_mm2:.2f} mm2"),
+            *([("stain normalisation", grid.stain)] if grid.stain not in ("", "none") else []),
             *names.items(),
         ),
         "counts": Counts(grid.tiles, grid.padded, grid.unreadable, tuple((grid.flagged or {}).items())),

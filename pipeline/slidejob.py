@@ -55,7 +55,7 @@ class SlideJob(ABC):
         """Does the slide. Raises ToolkitError where it cannot be done."""
 
     def outcome(self, status: str, error: ToolkitError | None = None) -> Outcome:
-        entry = self.task.entry
+        entry, stain = self.task.entry, self.task.config.tile.stain
         ended = Outcome(
             entry.id,
             entry.name,
@@ -65,6 +65,7 @@ class SlideJob(ABC):
             unreadable=self.unreadable,
             notes=self.notes,
             reader=self.read_by,
+            stain="" if stain == "none" else stain,
             patient=entry.patient,
             labels=entry.labels,
         )
