@@ -13,6 +13,7 @@ import pytest
 import zarr
 from slides import aperio_svs, noise, ome_zarr
 
+from features.header import FORMAT
 from pipeline.manifest import entries_from
 from wsi import Region, Size, open_slide
 from wsi.errors import MppMissing, SlideError, SlideImplausible, SlideMissing, SlideUnreadable, SlideUnsupported
@@ -198,7 +199,18 @@ def test_what_is_no_brightfield_slide_is_refused_with_what_it_is(tmp_path: Path)
     shutil.rmtree(ome_zarr(tmp_path / "gone.zarr", [PIXELS]) / "0")
     refused("gone.zarr", "its metadata cannot be decoded", SlideUnreadable)
     (ome_zarr(tmp_path / "torn.zarr", [PIXELS]) / "zarr.json").write_text('{"zarr_format": 3, "attr')
-    refused("torn.zarr", "cannot be opened")
+    refused("torn.zarr", r"its metadata cannot be decoded \(zarr.json is no JSON: ", SlideUnreadable)
+    (ome_zarr(tmp_path / "half.zarr", [PIXELS]) / "0/zarr.json").write_text('{"zarr_format": 3, "attr')
+    refused("half.zarr", "its metadata cannot be decoded", SlideUnreadable)
+    zarr.create_group(tmp_path / "group.zarr")
+    refused("group.zarr", "it is Zarr, but no OME-Zarr: there are no `multiscales` in its metadata")
+    refused("stack.zarr/0", "without DICOM files, and no OME-Zarr")
+    (tmp_path / "empty.zarr").mkdir()
+    refused("empty.zarr", "it is empty")
+    (tmp_path / "part.zarr/0").mkdir(parents=True)
+    refused("part.zarr", r"the metadata of Zarr \(zarr.json or .zattrs\) are not there")
+    shutil.move(tmp_path / "stack.zarr/0", tmp_path / "array.zarr")
+    refused("array.zarr", "it is a single array of Zarr")
 
 
 def test_readers_are_told_apart(tmp_path: Path) -> None:
@@ -256,12 +268,18 @@ def test_a_folder_of_them_lists_each_once(tmp_path: Path) -> None:
     ome_zarr(tmp_path / "plain" / "c", [PIXELS])  # no ending
     zarr.create_array(tmp_path / "features.zarr" / "x", shape=(4,), dtype="uint8")  # no image
     (tmp_path / "features.zarr" / "x" / "d.png").write_bytes(b"chunk")
+    zarr.create_group(tmp_path / "grid.zarr", attributes={"format": FORMAT})  # features among slides
+    (tmp_path / "void.zarr").mkdir()
+    ome_zarr(tmp_path / "many.zarr" / "images" / "he", [PIXELS])  # a slide in a larger whole
     (tmp_path / "torn.zarr").mkdir()
     (tmp_path / "torn.zarr" / "zarr.json").write_text("{")  # refused by name later, not passed over
     (tmp_path / "deep.zarr").mkdir()
     (tmp_path / "deep.zarr" / ".zattrs").write_text("[" * 100_000)  # deeper than Python goes
     names = [path.relative_to(tmp_path).as_posix() for path in find_slides(tmp_path)]
-    assert names == ["b.zarr", "deep/a.ome.zarr", "deep.zarr", "plain/c", "torn.zarr"]
+    assert names == [
+        "b.zarr", "deep/a.ome.zarr", "deep.zarr", "features.zarr", "many.zarr/images/he", "plain/c", "torn.zarr",
+        "void.zarr",
+    ]  # fmt: skip
     assert find_slides(tmp_path / "b.zarr") == [tmp_path / "b.zarr"]
     assert [entry.id for entry in entries_from([tmp_path / "b.zarr"])] == ["b"]
 

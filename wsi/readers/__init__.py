@@ -123,9 +123,9 @@ class WarningReader(Reader, Protocol):
         ...
 
 
-def unsupported(path: Location, reason: object) -> SlideUnsupported:
+def unsupported(path: Location, reason: object, hint: str = "") -> SlideUnsupported:
     """The refusal of a reader that does not know the format; `reason` is its own words, or the error that has them."""
-    hint, told = "Convert it to a pyramidal TIFF, or leave it out.", _in_words(reason)
+    hint, told = hint or "Convert it to a pyramidal TIFF, or leave it out.", _in_words(reason)
     return SlideUnsupported(f"{path} cannot be opened: {told}.", hint=hint, path=str(path), reason=told)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from wsi.geometry import Region
 from wsi.limits import MAX_LEVELS, MAX_SEGMENT_PX, implausible
-from wsi.ngff import Multiscale, image_folder, read_multiscale
+from wsi.ngff import DamagedMetadata, Multiscale, image_folder, read_multiscale
 from wsi.readers import INDEX_FAULTS, unreachable, unreadable, unsupported
 from wsi.readers.chunks import Chunks
 
@@ -54,6 +55,8 @@ class OmeZarrReader:
             raise unreadable(folder, "its metadata", error) from error
         except OSError as error:
             raise unreachable(folder, error) from error
+        except (DamagedMetadata, JSONDecodeError) as error:  # of the image, or of an array
+            raise unreadable(folder, "its metadata", error) from error
         except INDEX_FAULTS as error:
             raise unsupported(folder, " ".join(str(error).split()) or type(error).__name__) from error
         self._chunks = tuple(
