@@ -23,7 +23,7 @@ from heads.splits import validation_rows
 from heads.targets import as_labels, n_targets, strata_of, take
 from heads.tasks import task_class
 from heads.trained import TrainedHead
-from wsi.counted import counted
+from wsi.wording import number_of
 
 USES_VALIDATION = ("classification", "biomarker")  # temperature and thresholds are fitted on patients kept back
 
@@ -122,7 +122,7 @@ def _bag_problems(bags: Sequence[BagLike]) -> list[str]:
         return ["there are no bags"]
     problems = []
     if empty := [bag.slide_id for bag in bags if not len(bag)]:
-        problems.append(f"{counted(len(empty), 'bag has', 'bags have')} no tiles ({some(empty)})")
+        problems.append(f"{number_of(len(empty), 'bag has', 'bags have')} no tiles ({some(empty)})")
     if len(encoders := sorted({bag.encoder_digest[:12] for bag in bags})) > 1:
         problems.append(f"features of {len(encoders)} encoders are mixed ({some(encoders)})")
     elif len(dims := sorted({bag.dim for bag in bags})) > 1:
@@ -137,7 +137,7 @@ def _mixed_tiles(bags: Sequence[BagLike]) -> str:
     kinds: dict[str, list[str]] = {}
     for slide in slides:
         kinds.setdefault(slide.tile or "of a kind that is not told", []).append(slide.slide_id)
-    told = "; ".join(f"{tile}: {counted(len(ids), 'slide')}, {some(ids)}" for tile, ids in sorted(kinds.items()))
+    told = "; ".join(f"{tile}: {number_of(len(ids), 'slide')}, {some(ids)}" for tile, ids in sorted(kinds.items()))
     return (
         f"tiles of {len(kinds)} kinds are mixed ({told}); run those of one kind once more with the settings of the "
         "other, or leave them out of the table of labels"

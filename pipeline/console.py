@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.filecheck import UNCHECKED
 from pipeline.ledger import CRASHED, GOOD, REFUSED
-from wsi.counted import counted
+from pipeline.notes import KEPT, common_notes
+from wsi.wording import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -80,7 +80,8 @@ class RunConsole:
         self._bar.update(self._task, completed=self.ended, rate=self._rate())
         line = f"[{self.ended}/{self.slides}] {outcome.name}: {outcome.status}"
         if outcome.good:
-            line += f", {outcome.tiles} tiles, {outcome.seconds:.1f} s"
+            line += f", {number_of(outcome.tiles, 'tile')}, {outcome.seconds:.1f} s"
+            line += ", its features were there already" if KEPT in outcome.notes else ""
         else:
             line += f" ({outcome.code}). {last_line(outcome.detail)} {outcome.hint}".rstrip()
         if not (self.live and outcome.good):
@@ -137,11 +138,10 @@ def summary(outcomes: list[Outcome], seconds: float) -> str:
     """The line at the end of a run, and one with the codes of what was refused."""
     tally = Counter(o.status for o in outcomes)
     parts = [f"{tally[s]} {s}" for s in (*GOOD, REFUSED, CRASHED) if tally[s]]
-    tiles = sum(o.tiles for o in outcomes if o.status == "done")
-    text = f"{len(outcomes)} slides: {', '.join(parts) or 'none'}; {tiles} tiles in {duration(seconds)}"
+    tiles = sum(o.tiles for o in outcomes if o.status == "done" and KEPT not in o.notes)
+    text = f"{number_of(len(outcomes), 'slide')}: {', '.join(parts) or 'none'}; "
+    text += f"{number_of(tiles, 'tile')} in {duration(seconds)}"
     codes = Counter(o.code for o in outcomes if not o.good)
     if codes:
         text += "\nnot done: " + ", ".join(f"{code} {n}" for code, n in codes.most_common())
-    if unchecked := sum(any(note.startswith(UNCHECKED) for note in o.notes) for o in outcomes):
-        text += f"\nnot checked: {counted(unchecked, 'slide')} that cannot be read now and stand as done before"
-    return text
+    return "\n".join([text, *common_notes(o.notes for o in outcomes if o.good)])

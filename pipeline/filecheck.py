@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.manifest import SlideEntry, printable
+from pipeline.notes import UNCHECKED
 from wsi.errors import SlideError
 from wsi.facts import SlideFacts
 from wsi.files import fingerprint
 from wsi.location import Location, RemoteFile
 from wsi.readers import unreachable
-
-UNCHECKED = "The slide could not be checked, and stands as it was done"  # begins the note
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from features.extraction import finished_grid
+from features.header import GridHeader
 from features.spec import Encoder
 from pipeline.config import RunConfig
 from pipeline.filecheck import FileCheck, check_file
 from pipeline.manifest import SlideEntry, printable
+from pipeline.notes import assumed_mpp
 from pipeline.output import OutputFolder
 from pipeline.record import SlideRecord, Wanted, reuse_problem
 from pipeline.stages import encoder_for
-from pipeline.tissuefiles import source_note, wanted_tissue
-from tiling.supervised import Preparation, ReaderProcess
+from pipeline.tissuefiles import WantedTissue, source_note, wanted_tissue
+from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
 from wsi.errors import ArtefactError, SetupError, ToolkitError
 
 CACHED, TO_DO, PROBLEM = "cached", "to do", "refused"
@@ -58,7 +61,7 @@ def plan_slides(entries: list[SlideEntry], out: OutputFolder, config: RunConfig)
     """Looks at every slide: opens it, segments its overview, counts tiles. Encodes nothing and writes nothing."""
     encoder, _ = _encoder(config)
     with ReaderProcess(config.reader) as reader:
-        look = _Look(config, reader, encoder)
+        look = _Look(config, reader, encoder, out)
         for entry in entries:
             try:
                 yield look.at(entry, _record(out, entry))
@@ -102,6 +105,7 @@ class _Look:
     config: RunConfig
     reader: ReaderProcess
     encoder: Encoder | None
+    out: OutputFolder
 
     def at(self, entry: SlideEntry, record: SlideRecord | None) -> PlannedSlide:
         """One slide's plan. Raises what refuses it."""
@@ -113,12 +117,31 @@ class _Look:
             reason = checked.problem
             if not reason:
                 scale = record.facts.known_mpp, record.facts.mpp_source
-                notes = (*checked.notes, *source_note(entry))
+                notes = (*assumed_mpp(record.fallback_mpp), *checked.notes, *source_note(entry))
                 return PlannedSlide(entry, CACHED, record.grid.tiles, *scale, warnings=notes)
         facts = self.reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
         prepared = self.reader.prepare(Preparation(self.config.tissue, self.config.tile, 256, tissue.file))
-        notes = (*facts.warnings, *prepared.notes, *source_note(entry))
-        return PlannedSlide(entry, TO_DO, len(prepared.grid), facts.mpp, facts.mpp_source, reason, notes)
+        assumed = facts.known_mpp if facts.mpp_given and entry.mpp is None else None
+        notes = (*facts.warnings, *assumed_mpp(assumed), *prepared.notes, *source_note(entry))
+        planned = PlannedSlide(entry, TO_DO, len(prepared.grid), facts.mpp, facts.mpp_source, reason, notes)
+        if self._is_encoded(entry, tissue, prepared):
+            return replace(planned, state=CACHED, reason=f"{reason}; its features are there already")
+        return planned
+
+    def _is_encoded(self, entry: SlideEntry, tissue: WantedTissue, prepared: PreparedSlide) -> bool:
+        """Whether features of the very same making lie there: settings went away and come back."""
+        if self.encoder is None:
+            return False
+        header = GridHeader.of(
+            prepared.facts,
+            prepared.grid,
+            self.encoder.spec,
+            tissue=tissue.identity,
+            slide_id=entry.id,
+            dtype=self.config.encoder.dtype,
+        )
+        path = self.out.slide(entry.id).features / header.name
+        return finished_grid(path, header, prepared.grid) is not None
 
 
 def _record(out: OutputFolder, entry: SlideEntry) -> SlideRecord | None:

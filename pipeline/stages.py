@@ -21,6 +21,7 @@ from pipeline.crops import cut_crops
 from pipeline.filecheck import FileCheck, check_file
 from pipeline.ledger import DONE, NO_TISSUE, REUSED, Outcome
 from pipeline.manifest import SlideEntry
+from pipeline.notes import KEPT, assumed_mpp
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.pictures import write_overview
 from pipeline.record import SlideRecord, Wanted, grid_record, reuse_problem
@@ -81,6 +82,7 @@ class _Job(SlideJob):
         self.stage = "encoder"
         self.seconds: dict[str, float] = {}
         self.checked = FileCheck()
+        self.kept: tuple[str, ...] = ()
 
     def run(self) -> Outcome:
         encoder = encoder_for(self.task.config)
@@ -90,7 +92,8 @@ class _Job(SlideJob):
         reused = self._reusable(earlier, Wanted(self.task.entry, self.task.config, tissue.identity, encoder.spec))
         record = reused or self._extract(encoder, tissue, earlier)
         self.tiles, self.unreadable = record.grid.tiles, record.grid.unreadable
-        self.notes = (*record.warnings, *self.checked.notes, *source_note(self.task.entry))
+        self.notes = (*record.warnings, *assumed_mpp(record.fallback_mpp), *self.checked.notes, *self.kept)
+        self.notes += source_note(self.task.entry)
         if reused and self.task.entry.tissue is None:
             self.notes += edit_note(self.folder, reused)
         self.read_by = record.facts.read_by
@@ -139,12 +142,14 @@ class _Job(SlideJob):
             facts, prepared.grid, encoder.spec, tissue=tissue.identity, slide_id=entry.id, dtype=config.encoder.dtype
         )
         with self._timed("features"):
-            grid = self._finished(header, prepared) or self._encoded(header, prepared, encoder)
+            kept = self._finished(header, prepared)
+            grid = kept or self._encoded(header, prepared, encoder)
+            self.kept = (KEPT,) if kept and self.tiles else ()
         self.check_unreadable(int((grid.read_status == READ_FAILED).sum()))
         with self._timed("pictures"):
             write_overview(self.folder, prepared)
-            left, kept = write_tissue(self.folder, prepared, tissue, earlier)
-        record = replace(SlideRecord.of(entry, config, facts), tissue=left).with_notes((*prepared.notes, *kept))
+            left, aside = write_tissue(self.folder, prepared, tissue, earlier)
+        record = replace(SlideRecord.of(entry, config, facts), tissue=left).with_notes((*prepared.notes, *aside))
         record = record.with_grid(grid_record(grid, self.seconds), earlier)
         record.write(self.folder)
         return record

@@ -17,6 +17,7 @@ from pipeline.filecheck import FileCheck, check_file
 from pipeline.geojson import TileLayer, tile_features, write_geojson
 from pipeline.ledger import DONE, NO_TISSUE, REUSED, Outcome
 from pipeline.manifest import SlideEntry
+from pipeline.notes import assumed_mpp
 from pipeline.output import OutputFolder, SlideFolder, write_csv
 from pipeline.slidejob import SlideJob, Watcher, ended
 from pipeline.tileimages import ImageConfig, ImageSink, image_sink
@@ -79,7 +80,7 @@ class _TileJob(SlideJob):
         found = None if checked.problem else found
         record = found or self._made(tissue, wanted)
         self.tiles, self.unreadable, self.read_by = record.tiles, record.unreadable, record.facts.read_by
-        self.notes = (*record.warnings, *checked.notes, *source_note(entry))
+        self.notes = (*record.warnings, *assumed_mpp(record.mpp_if_missing), *checked.notes, *source_note(entry))
         if not record.tiles:
             return self.outcome(NO_TISSUE)
         return self.outcome(REUSED if found else DONE)

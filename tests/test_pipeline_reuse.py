@@ -21,13 +21,14 @@ from pipeline.heatmap import PROBABILITY, SIGNED
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry, entries_from
 from pipeline.output import OutputFolder
-from pipeline.pictures import read_image
+from pipeline.pictures import read_image, write_image
 from pipeline.plan import plan_slides
 from pipeline.record import SlideRecord
 from pipeline.reporting import make_report
 from pipeline.run import Run
 from pipeline.synthetic import draw, recipe
 from pipeline.zeroshot import default_prompts
+from wsi import Region, open_slide
 from wsi.errors import NoSpace, StorageError
 from wsi.svs import SvsSpec, write_svs
 
@@ -90,7 +91,10 @@ def test_settings_that_go_and_come_back_show_their_own_results(here: Path) -> No
     first = grid(here)
     assert run(here, "tile.min_tissue=0.95").status == "done" and len(grid(here)) < len(first)
     overlay = (here / "out/slides/s/overlay.png").read_bytes()
+    (planned,) = plan_slides(entries_from([here / "in"]), OutputFolder(here / "out"), load_config(settings=DEMO))
+    assert (planned.state, planned.reason) == ("cached", "settings changed; its features are there already")
     again = run(here)
+    assert "Its features were there already" in again.notes[-1] and "; 0 tiles in" in summary([again], 1.0)
     assert again.status == "done" and again.tiles == len(first) == len(grid(here))  # cheap: nothing was encoded
     assert grid(here).path == first.path and (here / "out/slides/s/overlay.png").read_bytes() != overlay
     zeroshot = json.loads((here / "out/slides/s/zeroshot.json").read_text())
@@ -190,6 +194,21 @@ def test_a_scale_given_for_this_slide_is_not_one_for_slides_without(here: Path) 
     assert run(here, entries=[replace(entry, mpp=0.45)]).status == "done" and record(here).facts.mpp == 0.45
     assert run(here, entries=[replace(entry, mpp_if_missing=0.45)]).status == "done" and record(here).facts.mpp == 0.5
     assert run(here).status == "reused"
+
+
+def test_a_resolution_that_was_assumed_is_told_of_each_slide(here: Path) -> None:
+    with open_slide(here / "in/s.svs") as slide:
+        write_image(here / "bare/s.png", slide.read(Region(0, 0, 1000, 900)))
+    entries = entries_from([here / "bare"], mpp=0.5)
+    note = "It has no resolution of its own: 0.5 um/px from --mpp."
+    (planned,) = plan_slides(entries, OutputFolder(here / "out"), load_config(settings=DEMO))
+    first, second = run(here, entries=entries), run(here, entries=entries)
+    assert (first.status, second.status) == ("done", "reused")
+    assert all(note in notes for notes in (planned.warnings, first.notes, second.notes))
+    assert note in rows(here, "slides.csv")[0]["warnings"]
+    line = "1 slide has no resolution of its own: 0.5 um/px from --mpp"
+    assert line in summary([first], 1.0).splitlines()
+    assert run(here).notes == ()  # the same slide with a resolution
 
 
 def test_a_moved_folder_and_new_labels_cost_nothing(here: Path) -> None:

@@ -23,9 +23,9 @@ from pipeline.commands import tiles as command
 from pipeline.config import RunConfig, load_config
 from pipeline.console import RunConsole, open_console
 from pipeline.executor import SerialExecutor
-from pipeline.filecheck import UNCHECKED
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry, entries_from
+from pipeline.notes import UNCHECKED
 from pipeline.output import OutputFolder
 from pipeline.synthetic import draw, recipe
 from pipeline.tileimages import FolderSink, ImageConfig, ImageSink, ZipSink

@@ -154,11 +154,14 @@ def refused(url: str, kind: type[SlideError], told: str, **options: str) -> Slid
 def test_each_refusal_of_a_server_is_a_sentence(svs: Path, server: SlideServer) -> None:
     url = server.at("a.svs", SIGNED)
     refused(server.at("gone.svs", SIGNED), SlideMissing, r"gone\.svs cannot be read: there is no such file")
+    assert "only TIFF" in refused(server.at("dicom/", SIGNED), SlideMissing, "there is no such file").hint
+    refused(server.at("a.ome.zarr", SIGNED), SlideUnsupported, "called .zarr, a folder, and over a network only TIFF")
+    refused(server.at("a.zarr/", SIGNED), SlideUnsupported, "called .zarr, a folder, and over a network only TIFF")
     server.status["a.svs"] = 403
     denied = refused(url, SlideMissing, r"a\.svs may not be read: 403 Forbidden")
     assert "signed" in denied.hint
     server.status["a.svs"] = 503
-    refused(url, SlideUnreachable, "503.*Service Unavailable")
+    refused(url, SlideUnreachable, r"cannot be read: its server answers 503 Service Unavailable\. ")
     assert len([line for line in server.asked if line.startswith("HEAD") and "a.svs" in line]) == 1 + 3  # asked again
     server.status.clear()
     server.ranges = False

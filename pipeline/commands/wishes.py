@@ -12,10 +12,10 @@ from pipeline.config import RunConfig, load_config, setting
 from pipeline.console import open_console
 from pipeline.executor import DaskExecutor, Executor, SerialExecutor
 from pipeline.manifest import SlideEntry, entries_from, printable
-from wsi.counted import counted
 from wsi.errors import UsageError
 from wsi.listing import find_slides
 from wsi.location import located
+from wsi.wording import number_of
 
 
 def configured(path: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> RunConfig:
@@ -52,10 +52,10 @@ def chosen_slides(
     entries = entries_from(slides or [], manifest, mpp, unfollowed)
     if unfollowed:
         shown = ", ".join(printable(str(link)) for link in unfollowed[:3]) + (", ..." if len(unfollowed) > 3 else "")
-        folders = counted(len(unfollowed), "linked folder is", "linked folders are")
+        folders = number_of(len(unfollowed), "linked folder is", "linked folders are")
         open_console().print(f"{folders} not followed; give them too to have them: {shown}")
-    if manifest is not None and slides:
-        _tell_unlisted(Path(located(slides[0])), manifest, entries)
+    if manifest is not None and slides and isinstance(folder := located(slides[0]), Path):
+        _tell_unlisted(folder, manifest, entries)
     return entries[:limit]
 
 
@@ -65,7 +65,7 @@ def _tell_unlisted(folder: Path, manifest: Path, entries: list[SlideEntry]) -> N
     left = [path for path in find_slides(folder) if Path(os.path.normpath(path.absolute())) not in listed]
     if left:
         names = some([printable(path.relative_to(folder).as_posix()) for path in left])
-        what = counted(len(left), "slide")
+        what = number_of(len(left), "slide")
         open_console().print(f"{what} in {folder} not listed in {manifest.name} and left out: {names}")
 
 
