@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.ledger import CRASHED, GOOD, REFUSED
+from pipeline.ledger import CRASHED, GOOD, REFUSED, STOPPED
 from pipeline.notes import KEPT, common_notes
 from wsi.wording import number_of
 
@@ -82,7 +82,7 @@ class RunConsole:
         if outcome.good:
             line += f", {number_of(outcome.tiles, 'tile')}, {outcome.seconds:.1f} s"
             line += ", its features were there already" if KEPT in outcome.notes else ""
-        else:
+        elif outcome.status != STOPPED:  # what stops the run is told as its end
             line += f" ({outcome.code}). {last_line(outcome.detail)} {outcome.hint}".rstrip()
         if not (self.live and outcome.good):
             self._say(line, "" if outcome.good else "red")

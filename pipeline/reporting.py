@@ -47,6 +47,7 @@ from tiling.grid import TileGrid, TileSpec
 from tiling.supervised import ReaderProcess
 from wsi.errors import ToolkitError
 from wsi.geometry import Region
+from wsi.wording import number_of
 
 Scores = dict[str, Any]  # of one slide, as zeroshot.json has them
 
@@ -62,7 +63,7 @@ def make_report(out: OutputFolder, reader: ReaderProcess | None = None) -> None:
     write_report(
         out.report,
         RunReport(
-            title=f"{len(slides)} slides: {out.path.resolve().name}",
+            title=f"{number_of(len(slides), 'slide')}: {out.path.resolve().name}",
             slides=slides,
             heads=tuple(_heads(out)),
             facts=tuple(_run_facts(encoders, list(dict.fromkeys(tile for _, tile in gathering.specs)))),

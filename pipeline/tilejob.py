@@ -26,6 +26,7 @@ from pipeline.tissuefiles import WantedTissue, source_note, wanted_tissue
 from tiling.grid import READ_FAILED, READ_PADDED, TileBatch, TileGrid
 from tiling.quality import drop_mask, raised_flags
 from tiling.supervised import Preparation, PreparedSlide
+from wsi.wording import number_of
 
 COLUMNS = ("x", "y", "size", "tissue")  # and "flags" where asked for, "status" where pixels were read, "file" of images
 _BATCH = 64  # tiles
@@ -168,7 +169,8 @@ class _TileJob(SlideJob):
         if self.task.images.save:
             written.append(self.task.images.home(slide_id))
         if self.unreadable:
-            notes.append(f"{self.unreadable} tiles cannot be decoded and are not written; {table} tells which.")
+            lost = number_of(self.unreadable, "tile")
+            notes.append(f"{lost} cannot be decoded, hence not written; {table} tells which.")
         if seen is not None and (left_out := int(self._dropped(seen.flags).sum())):
             notes.append(f"{left_out} of {self.tiles} tiles are dropped for their quality; {table} tells which.")
         limit = self.task.config.pictures.geojson_top

@@ -24,6 +24,7 @@ from tiling.supervised import DrawnFile, ReaderProcess
 from tiling.tissue import TissueConfig
 from wsi.errors import ArtefactError, UsageError
 from wsi.identity import file_sha256
+from wsi.wording import number_of
 
 _WRITTEN = "tissue.geojson"  # by a run, in each slide's folder
 _OTHER_KINDS = (".geojson", ".json", ".xml", ".gz", ".zip", ".qpdata")  # that could hold annotations
@@ -58,7 +59,7 @@ def with_tissue(entries: list[SlideEntry], folder: Path) -> tuple[list[SlideEntr
     faults += [f"{p}: {n} slides have that name; call it by the slide's id" for p, n in claims.items() if n > 1]
     if faults:
         raise UsageError(
-            printable(f"--tissue-from {folder}: {len(faults)} fault(s):\n  " + "\n  ".join(faults)),
+            printable(f"--tissue-from {folder}: {number_of(len(faults), 'fault')}:\n  " + "\n  ".join(faults)),
             hint="Leave one file for each slide.",
         )
     sources = {i: TissueSource(folder.absolute(), next(iter(paths), None)) for i, paths in found.items()}
@@ -112,7 +113,7 @@ def source_summary(entries: Iterable[SlideEntry]) -> str:
     without = [e.name for e in asked if e.tissue is not None and e.tissue.file is None]
     if not asked:
         return ""
-    told = f"tissue: {len(asked) - len(without)} slides with a file of their own"
+    told = f"tissue: {number_of(len(asked) - len(without), 'slide')} with a file of their own"
     return told + (f", {len(without)} without, detected automatically: {some(without)}" if without else "")
 
 

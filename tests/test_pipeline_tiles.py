@@ -243,7 +243,7 @@ def test_unreadable_tiles_are_listed_and_refused_slides_stop_nobody(
     }
     (lost,) = (r for r in rows(tmp_path / "out/slides/patchy-2/patchy-2.csv") if r["status"] == "unreadable")
     assert lost["file"] == "" and ended["patchy-2"].unreadable == 1
-    assert "1 tiles cannot be decoded" in " ".join(ended["patchy-2"].notes)
+    assert "1 tile cannot be decoded" in " ".join(ended["patchy-2"].notes)
     with zipfile.ZipFile(tmp_path / "out/slides/patchy-2/patchy-2.zip") as packed:
         assert len(packed.namelist()) == ended["patchy-2"].tiles - 1
         assert not [n for n in packed.namelist() if f"_x{lost['x']}_y{lost['y']}." in n]

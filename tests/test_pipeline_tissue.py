@@ -218,7 +218,7 @@ def test_files_that_serve_no_slide_are_listed(tmp_path: Path) -> None:
     assert [w.split(": ")[-1] for w in warnings] == ["gone/tissue.geojson, z.geojson", "t.json, t.xml, u.geojson.gz"]
     assert "belong to no slide" in warnings[0] and "XML is never read" in warnings[1]
     assert source_summary(given) == (
-        "tissue: 1 slides with a file of their own, 1 without, detected automatically: t.svs"
+        "tissue: 1 slide with a file of their own, 1 without, detected automatically: t.svs"
     )
     assert source_summary(entries("s")) == ""
 
@@ -230,4 +230,4 @@ def test_the_commands_tell_it(slides: Path, tmp_path: Path, capsys: pytest.Captu
     assert looking.plan(given, tmp_path / "out", CONFIG) == 0
     said = capsys.readouterr().out
     assert f"1 files in {tmp_path / 'edits'} belong to no slide of this run: c.geojson" in said
-    assert "tissue: 1 slides with a file of their own, 1 without, detected automatically: b.svs" in said
+    assert "tissue: 1 slide with a file of their own, 1 without, detected automatically: b.svs" in said

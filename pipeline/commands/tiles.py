@@ -21,6 +21,7 @@ from tiling.grid import TileSpec
 from tiling.supervised import ReaderConfig
 from tiling.tissue import TissueConfig
 from wsi.errors import UsageError
+from wsi.wording import number_of
 
 _TABLE = ("id", "slide", "status", "code", "detail", "hint", "tiles", "unreadable", "seconds", "warnings")
 
@@ -85,7 +86,9 @@ def tiles(entries: list[SlideEntry], out: Path, config: RunConfig, images: Image
         return EXIT_CODE
     console.print(summary(outcomes, time.monotonic() - started))
     if lost := sum(o.unreadable for o in outcomes if o.good):
-        console.print(f"{lost} tiles could not be decoded and are not written: their rows in the CSV say unreadable")
+        console.print(
+            f"{number_of(lost, 'tile')} could not be decoded, hence not written: the CSV calls them unreadable"
+        )
     if told := source_summary(entries):
         console.print(told)
     what = {"": "csv", "zip": "zip", "folder": "csv, and images in slides/<id>/<id>"}[images.save and images.place]
