@@ -198,7 +198,7 @@ def test_a_slide_that_cannot_be_scored_costs_its_own_scores_only(out: Path, caps
     refuse(out, "a")
     assert results.zeroshot(out, "nsclc", None) == 3
     said = capsys.readouterr().out
-    assert "a: its last run ended refused (slide_truncated)" in said and "1 slides in" in said
+    assert "a: its last run ended refused (slide_truncated)" in said and "1 slide in" in said
 
 
 # Whose words
