@@ -41,7 +41,9 @@ def storage_errors(path: Path) -> Iterator[None]:
             hint = "Free some space or choose another output folder, then run the same command again: it continues."
             raise NoSpace(f"{where}: {_FULL[error.errno]}.", hint=hint, path=where) from error
         if error.errno in _REFUSED:
-            hint = "Check the owner and mode of the folder, or choose another output folder."
+            read_only = error.errno == errno.EROFS
+            hint = "Mount it for writing" if read_only else "Check the owner and mode of the folder"
+            hint += ", or choose another output folder."
             raise StorageError(f"{where}: {_REFUSED[error.errno]}.", hint=hint, path=where) from error
         raise
 
@@ -55,7 +57,9 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     try:
         write_bytes(aside, data, durable=durable)
         aside.replace(path)
-    except OSError:
+    except OSError as error:
+        if error.filename == str(aside):
+            error.filename = str(path)  # what people know it by
         aside.unlink(missing_ok=True)
         raise
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from features.header import toolkit_version
-from heads.bag import BagLike
+from heads.bag import BagLike, PatientBag
 from heads.checkpoint import HeadCard
 from heads.config import TrainConfig
 from heads.feed import Feed
@@ -23,6 +23,7 @@ from heads.splits import validation_rows
 from heads.targets import as_labels, n_targets, strata_of, take
 from heads.tasks import task_class
 from heads.trained import TrainedHead
+from wsi.wording import number_of
 
 USES_VALIDATION = ("classification", "biomarker")  # temperature and thresholds are fitted on patients kept back
 
@@ -121,11 +122,23 @@ def _bag_problems(bags: Sequence[BagLike]) -> list[str]:
         return ["there are no bags"]
     problems = []
     if empty := [bag.slide_id for bag in bags if not len(bag)]:
-        problems.append(f"{len(empty)} bags have no tiles ({some(empty)})")
+        problems.append(f"{number_of(len(empty), 'bag has', 'bags have')} no tiles ({some(empty)})")
     if len(encoders := sorted({bag.encoder_digest[:12] for bag in bags})) > 1:
         problems.append(f"features of {len(encoders)} encoders are mixed ({some(encoders)})")
     elif len(dims := sorted({bag.dim for bag in bags})) > 1:
         problems.append(f"bags differ in features a tile ({some(dims)})")
-    if len(tiles := sorted({bag.tile for bag in bags})) > 1:
-        problems.append(f"tiles of {len(tiles)} kinds are mixed ({some(tiles)})")
+    if len({bag.tile for bag in bags}) > 1:
+        problems.append(_mixed_tiles(bags))
     return problems
+
+
+def _mixed_tiles(bags: Sequence[BagLike]) -> str:
+    slides = [part for bag in bags for part in (bag.parts if isinstance(bag, PatientBag) else (bag,))]
+    kinds: dict[str, list[str]] = {}
+    for slide in slides:
+        kinds.setdefault(slide.tile or "of a kind that is not told", []).append(slide.slide_id)
+    told = "; ".join(f"{tile}: {number_of(len(ids), 'slide')}, {some(ids)}" for tile, ids in sorted(kinds.items()))
+    return (
+        f"tiles of {len(kinds)} kinds are mixed ({told}); run those of one kind once more with the settings of the "
+        "other, or leave them out of the table of labels"
+    )

@@ -43,7 +43,10 @@ Set = Annotated[
 ]
 Manifest = Annotated[
     Path | None,
-    typer.Option(help="CSV with a column slide, optionally id, patient, mpp and labels.", show_default=False),
+    typer.Option(
+        help="CSV with a column slide, optionally id, patient, mpp and labels; SLIDES is then where its paths begin.",
+        show_default=False,
+    ),
 ]
 Mpp = Annotated[
     float | None,

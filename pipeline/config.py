@@ -18,6 +18,7 @@ from tiling.quality import unknown_flag
 from tiling.supervised import ReaderConfig
 from tiling.tissue import TissueConfig
 from wsi.errors import ConfigError, UsageError
+from wsi.wording import number_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def load_config(path: Path | str | None = None, settings: list[str] | tuple[str,
     config = _build(RunConfig, tree, "", faults)
     if faults:
         where = f"{path}: " if path else ""
-        raise ConfigError(f"{where}{len(faults)} fault(s) in the settings:\n  " + "\n  ".join(faults))
+        raise ConfigError(f"{where}{number_of(len(faults), 'fault')} in the settings:\n  " + "\n  ".join(faults))
     return config
 
 

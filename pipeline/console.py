@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from heads.problems import some
-from pipeline.ledger import CRASHED, GOOD, REFUSED
+from pipeline.ledger import CRASHED, GOOD, REFUSED, STOPPED
+from pipeline.notes import KEPT
+from wsi.wording import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 LOG_WIDTH = 160  # of tables where there is no terminal to ask
 NOTES = 12  # kinds of notes at the end of a run
 _VARIES = re.compile(r"\S*[\d/]\S*|\S+\.\w\S*")  # from slide to slide: numbers, paths, names of files
+_PLURAL = re.compile(r"(?<=\d )(\w+)s\b")
 HEARTBEAT_S = 30.0  # without a terminal, at most one line of progress in this time
 
 
@@ -71,7 +74,7 @@ class RunConsole:
     def slide_started(self, name: str, tiles: int) -> None:
         with self._lock:
             self._shares[threading.get_ident()] = 0.0
-            self._bar.update(self._task, description=f"{name} ({tiles} tiles)")
+            self._bar.update(self._task, description=f"{name} ({number_of(tiles, 'tile')})")
 
     def tiles_done(self, count: int, share: float) -> None:
         """`count` more tiles encoded; `share` of the slide under way in this thread is done."""
@@ -98,8 +101,9 @@ class RunConsole:
         self._bar.update(self._task, completed=self._completed(), rate=self._rate())
         line = f"[{self.ended}/{self.slides}] {outcome.name}: {outcome.status}"
         if outcome.good:
-            line += f", {outcome.tiles} tiles, {outcome.seconds:.1f} s"
-        else:
+            line += f", {number_of(outcome.tiles, 'tile')}, {outcome.seconds:.1f} s"
+            line += ", its features were there already" if KEPT in outcome.notes else ""
+        elif outcome.status != STOPPED:  # what stops the run is told as its end
             line += f" ({outcome.code}). {last_line(outcome.detail)} {outcome.hint}".rstrip()
         if not (self.live and outcome.good):
             self._say(line, "" if outcome.good else "red")
@@ -114,7 +118,8 @@ class RunConsole:
             self._told_of_others = True
             n = sum(slides.values())
             whose = ", ".join(slides) or "another process"
-            self._say(f"{n} slide{'s are' if n != 1 else ' is'} being done by another run ({whose}): waiting for it")
+            told = number_of(n, "slide is", "slides are")
+            self._say(f"{told} being done by another run ({whose}): waiting for it")
 
     def _say(self, line: str, style: str = "") -> None:
         self.said = time.monotonic()
@@ -172,7 +177,7 @@ def noted(outcomes: Iterable[Outcome], told: tuple[str, ...] = ()) -> list[str]:
     for outcome in outcomes:
         for note in outcome.notes:
             if not note.startswith(told):
-                kinds.setdefault(_VARIES.sub("", note), {}).setdefault(outcome.name, note)
+                kinds.setdefault(_VARIES.sub("", _PLURAL.sub(r"\1", note)), {}).setdefault(outcome.name, note)
     lines = [_of_kind(notes) for notes in kinds.values()]
     hidden = len(lines) - NOTES
     return lines if hidden <= 0 else [*lines[:NOTES], f"note: and {hidden} kinds more; slides.csv has all of them"]
@@ -188,8 +193,9 @@ def summary(outcomes: list[Outcome], seconds: float) -> str:
     """The line at the end of a run, and one with the codes of what was refused."""
     tally = Counter(o.status for o in outcomes)
     parts = [f"{tally[s]} {s}" for s in (*GOOD, REFUSED, CRASHED) if tally[s]]
-    tiles = sum(o.tiles for o in outcomes if o.status == "done")
-    text = f"{len(outcomes)} slides: {', '.join(parts) or 'none'}; {tiles} tiles in {duration(seconds)}"
+    tiles = sum(o.tiles for o in outcomes if o.status == "done" and KEPT not in o.notes)
+    text = f"{number_of(len(outcomes), 'slide')}: {', '.join(parts) or 'none'}; "
+    text += f"{number_of(tiles, 'tile')} in {duration(seconds)}"
     codes = Counter(o.code for o in outcomes if not o.good)
     if codes:
         text += "\nnot done: " + ", ".join(f"{code} {n}" for code, n in codes.most_common())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi.errors import ManifestError
+from wsi.wording import number_of
 
 _MISSING = frozenset(("", "na", "nan", "n/a", "null", "none", "."))
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -64,7 +65,7 @@ def csv_error(path: Path, faults: list[str], hint: str = "Mend these rows and ru
     """All faults of a file, the first fifty in full, a line each."""
     shown = faults[:50] + ([f"... and {len(faults) - 50} more"] if len(faults) > 50 else [])
     end = "" if shown[-1].endswith("?") else "."
-    return ManifestError(f"{path}: {len(faults)} fault(s):\n  " + "\n  ".join(shown) + end, hint=hint)
+    return ManifestError(f"{path}: {number_of(len(faults), 'fault')}:\n  " + "\n  ".join(shown) + end, hint=hint)
 
 
 def read_table(path: Path) -> Table:

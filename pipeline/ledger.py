@@ -38,6 +38,7 @@ class Outcome:
     notes: tuple[str, ...] = field(default=())  # warnings worth a person's eye
     reader: str = ""  # that read the slide, and why it was not the fast one
     drawn: bool = False  # its tissue is as somebody drew it
+    stain: str = ""  # how stains were to be normalised; "" for not at all
     patient: str = ""  # as the manifest says, kept for slides that have no record
     labels: dict[str, str] = field(default_factory=dict)
 

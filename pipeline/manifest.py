@@ -51,17 +51,19 @@ def entries_from(
 ) -> list[SlideEntry]:
     """All slides of the command line, in a stable order.
 
-    Slides are given as folders (searched recursively), files, URLs or one CSV. Links to folders below them are not
-    followed, and are added to `unfollowed`. Raises UsageError where there is nothing to do, ManifestError with all
-    faults of a manifest at once.
+    Slides are given as folders (searched recursively), files, URLs or one CSV; with a manifest, one folder alone, where
+    its paths begin. Links to folders below them are not followed, and are added to `unfollowed`. Raises UsageError
+    where there is nothing to do, ManifestError with all faults of a manifest at once.
     """
     given = [located(one) for one in slides]
     paths = [one for one in given if isinstance(one, Path)]
-    if manifest is None and len(given) == 1 and paths and paths[0].suffix.lower() == ".csv" and paths[0].is_file():
-        manifest, paths = paths[0], []
+    if manifest is None and len(given) == 1 and paths and _is_csv(paths[0]):
+        manifest, given, paths = paths[0], [], []
     if manifest is not None:
-        entries = read_manifest(manifest, root=paths[0] if paths else None)
+        entries = read_manifest(manifest, root=manifest_root(given, manifest))
     else:
+        if tables := [path for path in paths if _is_csv(path)]:
+            raise _not_both(tables[0])
         remote = [_remote_entry(one) for one in _different(given)]
         entries = _unique(_from_paths(paths, [] if unfollowed is None else unfollowed) + remote)
     if not entries:
@@ -70,6 +72,33 @@ def entries_from(
             f"no slides found in {searched}.", hint="Give a folder of slides, slide files or a manifest CSV."
         )
     return [replace(e, mpp_if_missing=mpp) for e in entries]
+
+
+def manifest_root(given: Sequence[Location], manifest: Path) -> Path | None:
+    """The folder given beside a manifest; None where there is none. Raises UsageError for anything else.
+
+    A CSV chooses among slides: what it does not list is not done, so slides beside it can only be a misunderstanding.
+    """
+    if not given:
+        return None
+    folder = given[0]
+    if len(given) > 1 or not isinstance(folder, Path) or (folder.exists() and not folder.is_dir()) or _is_csv(folder):
+        raise _not_both(manifest)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder.", hint="Check the path.")
+    return folder
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv" and path.is_file()
+
+
+def _not_both(manifest: Path) -> UsageError:
+    return UsageError(
+        f"{manifest} lists the slides, and others are given beside it.",
+        hint=f"Add them to the CSV, or run twice into one folder. For the CSV's slides that lie in a folder: "
+        f"FOLDER --manifest {manifest}.",
+    )
 
 
 def read_manifest(path: Path, root: Path | None = None) -> list[SlideEntry]:

@@ -146,7 +146,12 @@ class OutputFolder:
             raise StorageError(
                 f"{self.path}: cannot be made ({error.strerror}).", hint="Choose another folder with -o."
             ) from None
-        write_text(probe, "")
+        with storage_errors(self.path):
+            try:
+                write_atomic(probe, b"")
+            except OSError as error:
+                error.filename = None  # it is the folder that cannot be written
+                raise
         probe.unlink(missing_ok=True)  # another run may be probing as well
 
     def alone(self) -> AbstractContextManager[None]:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from features.extraction import finished_grid
+from features.header import GridHeader
 from features.spec import Encoder
 from pipeline.config import RunConfig
+from pipeline.filecheck import FileCheck, check_file
 from pipeline.manifest import SlideEntry, printable
+from pipeline.notes import assumed_mpp
 from pipeline.output import OutputFolder
 from pipeline.record import SlideRecord, Wanted, reuse_problem
 from pipeline.stages import encoder_for
-from pipeline.tissuefiles import source_note, wanted_tissue
+from pipeline.tissuefiles import WantedTissue, source_note, wanted_tissue
 from pipeline.tissueout import unused_edits
-from tiling.supervised import Preparation, ReaderProcess
+from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
 from wsi.errors import ArtefactError, SetupError, ToolkitError
 
 CACHED, TO_DO, PROBLEM = "cached", "to do", "refused"
@@ -111,19 +115,39 @@ class _Look:
         drawn = tissue.file is not None
         reason = "new" if record is None else "encoder not to be had"
         if record is not None and self.encoder is not None:
-            reason = reuse_problem(record, Wanted(entry, self.config, tissue.identity, self.encoder.spec)) or ""
+            reason = reuse_problem(record, Wanted(entry, self.config, tissue.identity, self.encoder.spec))
+            checked = FileCheck(reason) if reason else check_file(record.facts, entry)
+            reason = checked.problem
             if not reason:
                 scale = record.facts.known_mpp, record.facts.mpp_source
-                return PlannedSlide(
-                    entry, CACHED, record.grid.tiles, *scale, warnings=self._notes(entry, drawn), drawn=drawn
-                )
+                notes = (*assumed_mpp(record.fallback_mpp), *checked.notes, *self._notes(entry, drawn))
+                return PlannedSlide(entry, CACHED, record.grid.tiles, *scale, warnings=notes, drawn=drawn)
         facts = self.reader.open(entry.path, entry.mpp, entry.mpp_if_missing)
         prepared = self.reader.prepare(Preparation(self.config.tissue, self.config.tile, 256, tissue.file))
-        notes = (*facts.warnings, *prepared.notes, *self._notes(entry, drawn))
-        return PlannedSlide(entry, TO_DO, len(prepared.grid), facts.mpp, facts.mpp_source, reason, notes, drawn)
+        assumed = facts.known_mpp if facts.mpp_given and entry.mpp is None else None
+        notes = (*facts.warnings, *assumed_mpp(assumed), *prepared.notes, *self._notes(entry, drawn))
+        planned = PlannedSlide(entry, TO_DO, len(prepared.grid), facts.mpp, facts.mpp_source, reason, notes, drawn)
+        if self._is_encoded(entry, tissue, prepared):
+            return replace(planned, state=CACHED, reason=f"{reason}; its features are there already")
+        return planned
 
     def _notes(self, entry: SlideEntry, drawn: bool) -> tuple[str, ...]:
         return source_note(entry) + (() if drawn else unused_edits(entry, self.out.slide(entry.id)))
+
+    def _is_encoded(self, entry: SlideEntry, tissue: WantedTissue, prepared: PreparedSlide) -> bool:
+        """Whether features of the very same making lie there: settings went away and come back."""
+        if self.encoder is None:
+            return False
+        header = GridHeader.of(
+            prepared.facts,
+            prepared.grid,
+            self.encoder.spec,
+            tissue=tissue.identity,
+            slide_id=entry.id,
+            dtype=self.config.encoder.dtype,
+        )
+        path = self.out.slide(entry.id).features / header.name
+        return finished_grid(path, header, prepared.grid) is not None
 
 
 def _record(out: OutputFolder, entry: SlideEntry) -> SlideRecord | None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from features import FeatureGrid
 from features.header import grid_name, toolkit_version
 from features.spec import EncoderSpec
 from pipeline.config import RunConfig
+from pipeline.filecheck import slide_files
 from pipeline.manifest import SlideEntry
 from pipeline.output import RECORD_VERSION, SlideFolder
 from tiling.drawn import DrawnTissue
 from tiling.grid import READ_FAILED, READ_PADDED
 from tiling.quality import flag_counts
 from tiling.tissue import TissueConfig
-from wsi.errors import ArtefactError, SlideError
+from wsi.errors import ArtefactError
 from wsi.facts import SlideFacts
-from wsi.files import fingerprint
 from wsi.identity import file_sha256, plain
-from wsi.location import Location, RemoteFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +37,7 @@ class GridRecord:
     seconds: dict[str, float]  # per stage
     files: tuple[dict[str, Any], ...]  # path, bytes and sha256 of every chunk
     flagged: dict[str, int] | None = None  # tiles by quality flag; None where they were not looked over
+    stain: str = ""  # how stains were normalised, "none" included; "" in records of older versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +174,7 @@ def grid_record(grid: FeatureGrid, seconds: dict[str, float]) -> GridRecord:
         seconds={stage: round(s, 3) for stage, s in seconds.items()},
         files=_listed(grid),
         flagged=None if grid.quality is None else flag_counts(grid.quality),
+        stain=grid.tile_spec.stain,
     )
 
 
@@ -197,8 +197,8 @@ class Wanted:
     encoder: EncoderSpec
 
 
-def reuse_problem(record: SlideRecord, wanted: Wanted) -> str | None:
-    """Why a finished slide has to be done again, None if it can stand. Reads at most 1 MiB a file of the slide."""
+def reuse_problem(record: SlideRecord, wanted: Wanted) -> str:
+    """Why a finished slide has to be done again, "" if it can stand where `check_file` finds nothing either."""
     entry, config = wanted.entry, wanted.config
     if record.current != grid_name(wanted.encoder, config.tile, wanted.tissue):
         return _tissue_change(record, wanted.tissue) or "settings changed"
@@ -207,11 +207,7 @@ def reuse_problem(record: SlideRecord, wanted: Wanted) -> str | None:
         return "; ".join(changed)
     if record.grid.unreadable > config.reader.max_unreadable * record.grid.tiles:
         return f"{record.grid.unreadable} of {record.grid.tiles} tiles are unreadable"
-    try:
-        unchanged = fingerprint(slide_files(record.facts, entry)) == record.facts.fingerprint
-    except (OSError, SlideError):
-        return "slide file not readable"
-    return None if unchanged else "slide file changed"
+    return ""
 
 
 def _tissue_change(record: SlideRecord, now: TissueConfig | DrawnTissue) -> str:
@@ -244,14 +240,6 @@ def _wanted(record: SlideRecord, entry: SlideEntry, config: RunConfig) -> dict[s
         # --mpp matters to slides that had to fall back on it only
         "mpp of slides that tell none": None if record.fallback_mpp is None else entry.mpp_if_missing,
     }
-
-
-def slide_files(facts: SlideFacts, entry: SlideEntry) -> list[Location]:
-    """The slide's files where they are now: a folder of slides may have been moved as a whole."""
-    now, was = entry.path, Path(facts.path)
-    if isinstance(now, RemoteFile):
-        return [now]
-    return [now if f == facts.path else now.parent / Path(f).relative_to(was.parent) for f in facts.files]
 
 
 def _frame(record: SlideRecord) -> tuple[str, float | None]:

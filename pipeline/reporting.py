@@ -47,6 +47,7 @@ from tiling.grid import TileGrid, TileSpec
 from tiling.supervised import ReaderProcess
 from wsi.errors import ToolkitError
 from wsi.geometry import Region
+from wsi.wording import number_of
 
 Scores = dict[str, Any]  # of one slide, as zeroshot.json has them
 
@@ -62,7 +63,7 @@ def make_report(out: OutputFolder, reader: ReaderProcess | None = None) -> None:
     write_report(
         out.report,
         RunReport(
-            title=f"{len(slides)} slides: {out.path.resolve().name}",
+            title=f"{number_of(len(slides), 'slide')}: {out.path.resolve().name}",
             slides=slides,
             heads=tuple(_heads(out)),
             facts=tuple(_run_facts(encoders, list(dict.fromkeys(tile for _, tile in gathering.specs)))),
@@ -103,7 +104,7 @@ class _Gathering:
             parts += [lambda: self._cut(folder, record, grid), lambda: _extremes(folder, record, grid, found)]
         for part in parts:
             shown = replace(shown, **(_tried(part, warnings) or {}))
-        return replace(shown, warnings=(*dict.fromkeys((*record.warnings, *outcome.notes)), *warnings))
+        return replace(shown, warnings=tuple(dict.fromkeys((*record.warnings, *outcome.notes, *warnings))))
 
     def _grid(self, folder: SlideFolder, record: SlideRecord) -> TileGrid:
         features = FeatureGrid.open(folder.features / record.current)
@@ -142,6 +143,7 @@ def _described(record: SlideRecord, folder: SlideFolder, found: Scores | None) -
             ("reader", f"{facts.read_by}, {facts.vendor or 'vendor not told'}"),
             ("levels", ", ".join(f"{d:.4g}" for _, _, d in facts.levels)),
             ("tissue", f"{grid.tissue_mm2:.2f} mm2"),
+            *([("stain normalisation", grid.stain)] if grid.stain not in ("", "none") else []),
             *names.items(),
         ),
         "counts": Counts(grid.tiles, grid.padded, grid.unreadable, tuple((grid.flagged or {}).items())),

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pipeline.filecheck import slide_files
 from pipeline.manifest import SlideEntry
-from pipeline.record import SlideRecord, slide_files
+from pipeline.record import SlideRecord
 from wsi.errors import ReaderTimeout, SlideChanged, SlideError, SlideMissing
 from wsi.files import fingerprint
 from wsi.identity import streamed_sha256

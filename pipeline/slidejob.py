@@ -83,7 +83,7 @@ class SlideJob(ABC):
             self.claim.check()
 
     def outcome(self, status: str, error: ToolkitError | None = None) -> Outcome:
-        entry = self.task.entry
+        entry, stain = self.task.entry, self.task.config.tile.stain
         ended = Outcome(
             entry.id,
             entry.name,
@@ -94,6 +94,7 @@ class SlideJob(ABC):
             notes=self.notes,
             reader=self.read_by,
             drawn=self.drawn,
+            stain="" if stain == "none" else stain,
             patient=entry.patient,
             labels=entry.labels,
         )

@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,11 @@ from heads.bag import kept_rows
 from heads.prompts import PromptSet
 from pipeline.config import RunConfig
 from pipeline.crops import cut_crops
+from pipeline.filecheck import FileCheck, check_file
 from pipeline.lanes import Turns
 from pipeline.ledger import DONE, NO_TISSUE, REUSED, Outcome
 from pipeline.manifest import SlideEntry
+from pipeline.notes import KEPT, assumed_mpp
 from pipeline.output import OutputFolder, SlideFolder
 from pipeline.pictures import write_overview
 from pipeline.record import SlideRecord, Wanted, grid_record, picture_digests, reuse_problem
@@ -36,7 +38,7 @@ from pipeline.tissueout import edit_note, unused_edits, write_tissue
 from pipeline.zeroshot import Scorer, nothing_left, score_slide
 from tiling.grid import READ_FAILED
 from tiling.supervised import Preparation, PreparedSlide, ReaderProcess
-from wsi.errors import ArtefactError
+from wsi.errors import ArtefactError, SlideError
 from wsi.facts import SlideFacts
 from wsi.location import located
 
@@ -114,6 +116,8 @@ class _Job(SlideJob):
         self.stage = "encoder"
         self.seconds: dict[str, float] = {}
         self.number = next(_NUMBERS)
+        self.checked = FileCheck()
+        self.kept: tuple[str, ...] = ()
 
     def run(self) -> Outcome:
         encoder = encoder_for(self.task.config)
@@ -126,7 +130,8 @@ class _Job(SlideJob):
         reused = self._reusable(earlier, Wanted(self.task.entry, self.task.config, tissue.identity, encoder.spec))
         record = reused or self._extract(encoder, tissue, earlier)
         self.tiles, self.unreadable = record.grid.tiles, record.grid.unreadable
-        self.notes = (*record.warnings, *source_note(self.task.entry))
+        self.notes = (*record.warnings, *assumed_mpp(record.fallback_mpp), *self.checked.notes, *self.kept)
+        self.notes += source_note(self.task.entry)
         if reused and self.task.entry.tissue is None:
             self.notes += edit_note(self.folder, reused)
         if not self.drawn:
@@ -140,7 +145,8 @@ class _Job(SlideJob):
             drop = self.task.config.zeroshot.drop
             if drop and not kept_rows(grid, drop).any():
                 self.notes = (*self.notes, f"{self.task.entry.name}: {nothing_left(len(grid), drop)}.")
-            cut_crops(self.folder, record, grid.grid, self.reader, where=self.task.entry.path)
+            with suppress(SlideError) if self.checked.notes else nullcontext():
+                cut_crops(self.folder, record, grid.grid, self.reader, where=self.task.entry.path)
         if not record.grid.tiles:
             return self.outcome(NO_TISSUE)
         return self.outcome(REUSED if reused else DONE)
@@ -148,6 +154,9 @@ class _Job(SlideJob):
     def _reusable(self, record: SlideRecord | None, wanted: Wanted) -> SlideRecord | None:
         """The finished record of this very slide with these very settings, if it is one and all of it is whole."""
         if record is None or reuse_problem(record, wanted):
+            return None
+        checked = check_file(record.facts, self.task.entry)
+        if checked.problem:
             return None
         try:
             grid = FeatureGrid.open(self.folder.features / record.current)
@@ -157,6 +166,7 @@ class _Job(SlideJob):
             return None  # damaged or of another version: made again
         self.check_claim()  # verifying takes its time
         clear_leftovers(grid.path)
+        self.checked = checked
         asked = record.asked_by(self.task.entry)
         if asked != self._earlier():
             asked.write(self.folder)  # the same slide under another path, patient or label, or its bytes known now
@@ -173,15 +183,17 @@ class _Job(SlideJob):
             facts, prepared.grid, encoder.spec, tissue=tissue.identity, slide_id=entry.id, dtype=config.encoder.dtype
         )
         with self._timed("features"), self._hashing(facts, earlier) as sha256:
-            grid = self._finished(header, prepared) or self._encoded(header, prepared, encoder)
+            kept = self._finished(header, prepared)
+            grid = kept or self._encoded(header, prepared, encoder)
+            self.kept = (KEPT,) if kept and self.tiles else ()
             bytes_known = sha256()
         self.check_unreadable(int((grid.read_status == READ_FAILED).sum()))
         with self._timed("pictures"):
             write_overview(self.folder, prepared)
-            left, kept = write_tissue(self.folder, prepared, tissue, earlier)
+            left, aside = write_tissue(self.folder, prepared, tissue, earlier)
         drawn = picture_digests(self.folder)
         record = replace(SlideRecord.of(entry, config, facts), tissue=left, pictures=drawn, sha256=bytes_known)
-        record = record.with_notes((*prepared.notes, *kept))
+        record = record.with_notes((*prepared.notes, *aside))
         record = record.with_grid(grid_record(grid, self.seconds), earlier)
         record.write(self.folder)
         return record

@@ -14,7 +14,7 @@ from tiling.quality import NAMES
 
 SLIDE_COLUMNS = (
     "id", "slide", "patient", "status", "code", "detail", "width", "height", "mpp", "mpp_source", "vendor", "reader",
-    "tiles", "padded", "unreadable", "tissue_mm2", "encoder", "features", "seconds", "warnings",
+    "tiles", "padded", "unreadable", "tissue_mm2", "encoder", "stain", "features", "seconds", "warnings",
 )  # fmt: skip
 FLAG_COLUMNS = tuple(f"n_{name}" for name in NAMES)  # of slides whose tiles were looked over
 SCORE_COLUMNS = ("id", "prompts", "tiles", "label", "label_reason")
@@ -89,6 +89,7 @@ def _described(record: SlideRecord) -> dict[str, Any]:
         "patient": record.patient, "width": facts.width, "height": facts.height, "mpp": facts.known_mpp,
         "mpp_source": facts.mpp_source, "vendor": facts.vendor, "reader": facts.reader, "tiles": grid.tiles,
         "padded": grid.padded, "unreadable": grid.unreadable, "tissue_mm2": grid.tissue_mm2, "encoder": grid.encoder,
+        "stain": grid.stain,
         "features": f"slides/{record.id}/features/{grid.name}",
         **{f"n_{name}": count for name, count in (grid.flagged or {}).items()}, **_label_columns(record.labels),
     }  # fmt: skip

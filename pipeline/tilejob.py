@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from features.files import storage_errors
 from pipeline.config import RunConfig
+from pipeline.filecheck import FileCheck, check_file
 from pipeline.geojson import TileLayer, tile_features, write_geojson
 from pipeline.ledger import DONE, NO_TISSUE, REUSED, Outcome
 from pipeline.manifest import SlideEntry
+from pipeline.notes import assumed_mpp
 from pipeline.output import OutputFolder, SlideFolder, write_csv
 from pipeline.slidejob import SlideJob, Watcher, ended
 from pipeline.tileimages import ImageConfig, ImageSink, image_sink
@@ -25,6 +27,7 @@ from pipeline.tissueout import unused_edits
 from tiling.grid import READ_FAILED, READ_PADDED, TileBatch, TileGrid
 from tiling.quality import drop_mask, raised_flags
 from tiling.supervised import Preparation, PreparedSlide
+from wsi.wording import number_of
 
 COLUMNS = ("x", "y", "size", "tissue")  # and "flags" where asked for, "status" where pixels were read, "file" of images
 _BATCH = 64  # tiles
@@ -76,9 +79,11 @@ class _TileJob(SlideJob):
         found = TileRecord.read(self.task.folder)
         if found is not None and not (found.stands(wanted, entry, self.task.folder) and self._is_readable(found)):
             found = None
+        checked = FileCheck() if found is None else check_file(found.facts, entry)
+        found = None if checked.problem else found
         record = found or self._made(tissue, wanted)
         self.tiles, self.unreadable, self.read_by = record.tiles, record.unreadable, record.facts.read_by
-        self.notes = (*record.warnings, *source_note(entry))
+        self.notes = (*record.warnings, *assumed_mpp(record.mpp_if_missing), *checked.notes, *source_note(entry))
         self.notes += () if self.drawn else unused_edits(entry, self.task.folder)
         if not record.tiles:
             return self.outcome(NO_TISSUE)
@@ -169,7 +174,8 @@ class _TileJob(SlideJob):
         if self.task.images.save:
             written.append(self.task.images.home(slide_id))
         if self.unreadable:
-            notes.append(f"{self.unreadable} tiles cannot be decoded and are not written; {table} tells which.")
+            lost = number_of(self.unreadable, "tile")
+            notes.append(f"{lost} cannot be decoded, hence not written; {table} tells which.")
         if seen is not None and (left_out := int(self._dropped(seen.flags).sum())):
             notes.append(f"{left_out} of {self.tiles} tiles are dropped for their quality; {table} tells which.")
         limit = self.task.config.pictures.geojson_top

@@ -25,6 +25,7 @@ from tiling.tissue import TissueConfig
 from wsi.errors import ArtefactError, UsageError
 from wsi.identity import file_sha256
 from wsi.listing import SUFFIXES
+from wsi.wording import number_of
 
 _WRITTEN = "tissue.geojson"  # by a run, in each slide's folder
 SUMMED_UP = "Tissue as drawn in ", "No file of its tissue in "  # how notes begin that `source_summary` sums up
@@ -63,7 +64,7 @@ def with_tissue(entries: list[SlideEntry], folder: Path) -> tuple[list[SlideEntr
     faults += [f"{p}: {n} slides have that name; call it by the slide's id" for p, n in claims.items() if n > 1]
     if faults:
         raise UsageError(
-            printable(f"--tissue-from {folder}: {len(faults)} fault(s):\n  " + "\n  ".join(faults)),
+            printable(f"--tissue-from {folder}: {number_of(len(faults), 'fault')}:\n  " + "\n  ".join(faults)),
             hint="Leave one file for each slide.",
         )
     unused = sorted(path for path in there.values() if path not in claims)
@@ -127,7 +128,7 @@ def source_summary(entries: Iterable[SlideEntry], drawn: Mapping[str, bool]) -> 
     asked = [(e.name, e.tissue.file, drawn.get(e.id)) for e in entries if e.tissue is not None]
     if not asked:
         return ""
-    told = [f"tissue: {sum(is_drawn is True for _, _, is_drawn in asked)} of {len(asked)} slides as drawn"]
+    told = [f"tissue: {sum(is_drawn is True for _, _, is_drawn in asked)} of {number_of(len(asked), 'slide')} as drawn"]
     for why, has_file in (("since their files are as a run wrote them", True), ("for want of a file", False)):
         names = [name for name, file, is_drawn in asked if is_drawn is False and (file is not None) is has_file]
         told += [f"{len(names)} detected, {why}: {some(names)}"] if names else []
@@ -162,11 +163,12 @@ def _warnings(unused: list[Path], folder: Path) -> list[str]:
     foreign = [p for p in unused if p.suffix != ".geojson"]
     told = []
     if strangers:
-        told.append(f"{len(strangers)} files in {folder} belong to no slide of this run: {_below(strangers, folder)}.")
+        files = number_of(len(strangers), "file belongs", "files belong")
+        told.append(f"{files} to no slide of this run in {folder}: {_below(strangers, folder)}.")
     if foreign:
         told.append(
-            f"{len(foreign)} files in {folder} are not read, only .geojson is (export it from QuPath; XML is never "
-            f"read): {_below(foreign, folder)}."
+            f"{number_of(len(foreign), 'file is', 'files are')} not read in {folder}, only .geojson is (export it from "
+            f"QuPath; XML is never read): {_below(foreign, folder)}."
         )
     return [printable(sentence) for sentence in told]
 

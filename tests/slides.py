@@ -89,11 +89,13 @@ def ome_zarr(
     um: float | None = 0.5,
     unit: str = "micrometer",
     zarr_format: Literal[2, 3] = 3,
+    channels_apart: bool = False,
     **options: Any,
 ) -> Path:
     """An OME-Zarr of NGFF 0.4 (Zarr v2) or 0.5 (Zarr v3); `levels` are (h, w, channels), stored in the order `axes`.
 
-    `um` per pixel of the first level, in `unit`; None leaves the scale out. `options` go to zarr: chunks (of y and x),
+    `um` per pixel of the first level, in `unit`; None leaves the scale out. `channels_apart` gives each channel chunks
+    of its own. `options` go to zarr: chunks (of y and x),
     shards, compressors.
     """
     root = zarr.create_group(folder, zarr_format=zarr_format)
@@ -109,7 +111,7 @@ def ome_zarr(
         data = data.reshape(
             [data.shape["".join(a for a in axes if a in "cyx").index(a)] if a in "cyx" else 1 for a in axes]
         )
-        sizes = {"y": chunk[0], "x": chunk[1], "c": level.shape[2]}
+        sizes = {"y": chunk[0], "x": chunk[1], "c": 1 if channels_apart else level.shape[2]}
         array = root.create_array(
             str(number),
             shape=data.shape,

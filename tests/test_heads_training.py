@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from heads import Bag, TrainConfig, checkpoint, concordance_index, load_head, train_head
-from heads.bag import tile_text
+from heads.bag import PatientBag, tile_text
 from heads.targets import strata_of
 from heads.training import divide
 from tiling import TileSpec
@@ -203,7 +203,7 @@ def bag_like(**changes):
             [bag_like(), bag_like(encoder_digest="b" * 64, x=np.empty((0, 3)), slide_id="void")],
             ["a", "a"],
             "classification",
-            ["1 bags have no tiles (void)", "2 encoders are mixed (aaaaaaaaaaaa, bbbbbbbbbbbb)", "two classes"],
+            ["1 bag has no tiles (void)", "2 encoders are mixed (aaaaaaaaaaaa, bbbbbbbbbbbb)", "two classes"],
         ),
         ([bag_like(), bag_like(x=np.ones((2, 4)))], ["a", "b"], "classification", ["differ in features a tile (3, 4)"]),
         ([bag_like()] * 3, [(1, 0), (0, 0), (2, 0)], "survival", ["above 0 (target 1)", "no target has an event"]),
@@ -219,7 +219,15 @@ def bag_like(**changes):
         ([bag_like()] * 2, [1.5, 1.5], "regression", ["the same for every bag"]),
         ([bag_like()] * 2, [1.5, None], "regression", ["must be a number (target 1)"]),
         ([bag_like()] * 2, ["x", 2], "regression", ["the target must be a number"]),
-        ([bag_like(), bag_like(tile="b")], ["a", "b"], "classification", ["tiles of 2 kinds are mixed (, b)"]),
+        (
+            [
+                bag_like(tile="1 px, b", slide_id="p"),
+                PatientBag("x", (bag_like(tile="1 px"), bag_like(tile="1 px, b"))),
+            ],
+            ["a", "b"],
+            "classification",
+            ["tiles of 2 kinds are mixed (1 px: 1 slide, s; 1 px, b: 2 slides, p, s); run those of one kind once more"],
+        ),
     ],
 )
 def test_all_that_is_wrong_is_told_before_training(bags, targets, task, said):

@@ -48,13 +48,13 @@ def test_every_field_of_every_section_is_dumped() -> None:
         (["tile.mmp=0.5"], ["unknown key tile.mmp", "Did you mean tile.mpp?", "size_px", "min_tissue"]),
         (["tyle.mpp=0.5"], ["unknown key tyle", "encoder", "tissue"]),
         (["tile.mpp=fast"], ["tile.mpp", "number", "'fast'"]),
-        (["tile.size_px=0"], ["[tile]", "positive"]),
+        (["tile.size_px=0"], ["[tile] size_px must be positive, not 0"]),
         (["tile=3"], ["tile is a section"]),
-        (["tile.size_px=0", "encoder.batch_size=64"], ["1 fault(s)"]),
+        (["tile.size_px=0", "encoder.batch_size=64"], ["1 fault in"]),
         (["tile.max_upsample=nan"], ["max_upsample"]),
         (["tile.stain=vahadane"], ["[tile]", "none, macenko or reinhard, not 'vahadane'"]),
         (["zeroshot.label_k=7"], ["label_k = 7 must be one of top_k"]),
-        (["tile.mmp=1", "encoder.nmae=x"], ["tile.mmp", "encoder.nmae", "2 fault(s)"]),
+        (["tile.mmp=1", "encoder.nmae=x"], ["tile.mmp", "encoder.nmae", "2 faults"]),
     ],
 )
 def test_faults_are_told_together_and_by_name(settings: list[str], told: list[str]) -> None:

@@ -16,7 +16,7 @@ def test_notes_of_one_kind_are_one_line() -> None:
         [
             outcome("a.svs", dark, "a.geojson: left out, as they are no drawn areas: 1 Point.", dark),
             outcome("b.svs", "a word of its own."),
-            outcome("c.svs", "c.geojson: left out, as they are no drawn areas: 23 Point.", "Told elsewhere, 3 times."),
+            outcome("c.svs", "c.geojson: left out, as they are no drawn areas: 23 Points.", "Told elsewhere, 3 times."),
             *(outcome(f"{i}.svs", dark) for i in range(2000)),
         ],
         ("Told elsewhere",),
@@ -33,3 +33,8 @@ def test_too_many_kinds_are_counted() -> None:
     lines = noted([outcome("s.svs", *kinds)])
     assert len(lines) == NOTES + 1 and lines[-1] == "note: and 3 kinds more; slides.csv has all of them"
     assert noted([outcome("s.svs")]) == []
+
+
+def test_one_and_several_are_one_kind() -> None:
+    lines = noted([outcome("a.svs", "1 tile cannot be decoded."), outcome("b.svs", "3 tiles cannot be decoded.")])
+    assert lines == ["note: a.svs: 1 tile cannot be decoded. (and of 1 more the like: b.svs)"]

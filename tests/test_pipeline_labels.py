@@ -375,7 +375,7 @@ BAD = [
 @pytest.mark.parametrize(("text", "question", "sentence"), BAD)
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, text: str, question: Question, sentence: str) -> None:
     said = told(tmp_path, text, question)
-    assert sentence in said and "labels.csv: 1 fault(s):" in said and said.endswith("and run again.")
+    assert sentence in said and "labels.csv: 1 fault:" in said and said.endswith("and run again.")
 
 
 def test_a_name_that_two_slides_share_is_not_guessed(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     text = "slide,patient,time,event,er\na,P,0,perhaps,1\nb,P,2,1,0\nb,P,3,1,0\nc,Q,4,0,0\n"
     said = told(tmp_path, text, Question("survival", time="time", event="event", site="hospital", patient="patient"))
     for sentence in (
-        "4 fault(s)",
+        "4 faults",
         "there is no column 'hospital'",
         "'time' must be a number above 0, not '0' (line 2)",
         "not 'perhaps' (line 2)",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from features import files
 from pipeline import ledger
-from pipeline.ledger import CRASHED, DONE, NO_TISSUE, REFUSED, REUSED, Outcome, exit_code
+from pipeline.console import RunConsole, open_console
+from pipeline.ledger import CRASHED, DONE, NO_TISSUE, REFUSED, REUSED, STOPPED, Outcome, exit_code
 from pipeline.output import OutputFolder, write_csv
 from pipeline.tables import write_tables
 from wsi.errors import StorageError, UsageError
@@ -67,6 +71,27 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(tmp_pat
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="a file lies where its folder is to be"):
         OutputFolder(tmp_path / "file").prepare()
+
+
+def test_a_read_only_disk_is_told_by_the_folder_and_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object, *_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(files, "open", refuse, raising=False)
+    with pytest.raises(StorageError) as caught:
+        OutputFolder(tmp_path).prepare()
+    hint = "Mount it for writing, or choose another output folder."
+    assert str(caught.value) == f"{tmp_path}: the file system is read-only. {hint}"
+    with pytest.raises(StorageError, match=f"^{tmp_path}/t.csv: the file system is read-only"):
+        write_csv(tmp_path / "t.csv", ["id"], [])
+
+
+def test_what_stops_a_run_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line ends with the same sentence."""
+    watcher = RunConsole(open_console(), 2)
+    watcher.slide_ended(outcome("a", STOPPED, code="no_space", detail="The disk is full."), counted=False)
+    watcher.slide_ended(outcome("b", DONE, tiles=1, seconds=2.0), counted=False)
+    assert capsys.readouterr().out.splitlines() == ["[1/2] a.svs: stopped", "[2/2] b.svs: done, 1 tile, 2.0 s"]
 
 
 def test_a_folder_without_a_run_is_no_output_folder(tmp_path: Path) -> None:

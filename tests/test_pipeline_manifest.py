@@ -84,8 +84,7 @@ def test_folders_behind_links_are_named_and_not_followed(tmp_path: Path, capsys:
     (tmp_path / "all/linked").symlink_to(tmp_path / "elsewhere")
     assert [e.id for e in chosen_slides([tmp_path / "all"], None, None, None)] == ["s"]
     assert (
-        f"1 linked folders are not followed; give them too to have them: {tmp_path}/all/linked"
-        in capsys.readouterr().out
+        f"1 linked folder is not followed; give them too to have them: {tmp_path}/all/linked" in capsys.readouterr().out
     )
 
 
@@ -143,3 +142,32 @@ def test_mpp_of_the_command_line_fills_in_what_the_manifest_leaves_open(tmp_path
     (tmp_path / "m.csv").write_text("slide,mpp\na.svs,0.25\nb.svs,\n")
     found = entries_from([tmp_path / "m.csv"], mpp=0.5)
     assert [(e.mpp, e.mpp_if_missing) for e in found] == [(0.25, 0.5), (None, 0.5)]
+
+
+def test_slides_beside_a_manifest_are_not_passed_over(tmp_path: Path) -> None:
+    """Neither which are done nor which are not would be what was meant: it is said how to have both."""
+    table, other = tmp_path / "m.csv", tmp_path / "more"
+    touch(tmp_path / "a.svs", other / "b.svs")
+    table.write_text("slide\na.svs\n")
+    for slides, manifest in (
+        ([other / "b.svs"], table),
+        ([other, tmp_path], table),
+        (["https://host/b.svs"], table),
+        ([table], table),
+        ([table, other], None),
+        ([other, table], None),
+    ):
+        with pytest.raises(UsageError, match=r"m.csv lists the slides, and others are given beside it.*--manifest"):
+            entries_from(slides, manifest)
+    with pytest.raises(UsageError, match="gone: there is no such folder"):
+        entries_from([tmp_path / "gone"], table)
+
+
+def test_a_folder_beside_a_manifest_is_where_its_paths_begin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path / "all/a.svs", tmp_path / "all/p/b.svs", tmp_path / "all/c.svs")
+    (tmp_path / "m.csv").write_text("slide\np/b.svs\n")
+    (entry,) = chosen_slides([str(tmp_path / "all")], tmp_path / "m.csv", None, None)
+    assert entry.path == tmp_path / "all/p/b.svs"
+    assert f"2 slides in {tmp_path}/all not listed in m.csv and left out: a.svs, c.svs" in capsys.readouterr().out

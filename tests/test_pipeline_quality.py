@@ -165,7 +165,7 @@ def test_a_head_trained_without_them_is_asked_without_them(here: Path, monkeypat
     head.save(here / "head")
     asked = CliRunner().invoke(app, ["predict", str(out.path), "--head", str(here / "head")])
     assert asked.exit_code == 0, asked.output
-    assert "tiles flagged blur are left out" in asked.output and "1 slides scored" in asked.output
+    assert "tiles flagged blur are left out" in asked.output and "1 slide scored" in asked.output
     asked = CliRunner().invoke(app, ["predict", str(out.path), "--head", str(here / "head"), "--drop", "none"])
     assert "left out" not in asked.output and "2 slides scored" in asked.output
 

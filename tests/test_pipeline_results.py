@@ -29,7 +29,7 @@ from pipeline.report import RunReport
 from pipeline.reporting import make_report
 from pipeline.run import Run
 from pipeline.synthetic import draw, recipe
-from pipeline.tables import scored
+from pipeline.tables import scored, slide_rows
 from pipeline.zeroshot import class_file, default_prompts, file_name
 from wsi.errors import NoSpace, UsageError
 from wsi.svs import SvsSpec, write_svs
@@ -198,7 +198,7 @@ def test_a_slide_that_cannot_be_scored_costs_its_own_scores_only(out: Path, caps
     refuse(out, "a")
     assert results.zeroshot(out, "nsclc", None) == 3
     said = capsys.readouterr().out
-    assert "a: its last run ended refused (slide_truncated)" in said and "1 slides in" in said
+    assert "a: its last run ended refused (slide_truncated)" in said and "1 slide in" in said
 
 
 # Whose words
@@ -351,6 +351,10 @@ def test_every_encoder_and_way_with_stains_of_the_folder_is_named(original: Path
     facts = page(out).split("<dt>encoder</dt>", 1)[1][:200]
     assert "demo, " in facts and "colour, 82-d" in facts
     assert "none; macenko (pictures show the slides&#39; own colours)" in page(out)
+    assert page(out).count("<dt>stain normalisation</dt><dd>macenko</dd>") == 1  # of the slide it was done to
+    assert {row["id"]: row["stain"] for row in slide_rows(OutputFolder(out))} == {"a": "none", "b": "macenko"}
+    ended = {e["slide_id"]: e["stain"] for e in ledger.events(OutputFolder(out).ledger) if e["event"] == "slide"}
+    assert ended == {"a": "", "b": "macenko"}
 
 
 def test_tiles_that_are_there_are_shown_though_the_slide_has_gone(original: Path, out: Path, tmp_path: Path) -> None:

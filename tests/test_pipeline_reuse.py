@@ -14,18 +14,21 @@ import pytest
 from features import FeatureGrid
 from pipeline import ledger, lock, stages
 from pipeline.config import RunConfig, load_config
+from pipeline.console import noted, summary
 from pipeline.crops import shown_cells
 from pipeline.executor import SerialExecutor
 from pipeline.heatmap import PROBABILITY, SIGNED
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry, entries_from
 from pipeline.output import OutputFolder
-from pipeline.pictures import read_image
+from pipeline.pictures import read_image, write_image
+from pipeline.plan import plan_slides
 from pipeline.record import SlideRecord
 from pipeline.reporting import make_report
 from pipeline.run import Run
 from pipeline.synthetic import draw, recipe
 from pipeline.zeroshot import default_prompts
+from wsi import Region, open_slide
 from wsi.errors import NoSpace, StorageError, UsageError
 from wsi.svs import SvsSpec, write_svs
 
@@ -88,7 +91,10 @@ def test_settings_that_go_and_come_back_show_their_own_results(here: Path) -> No
     first = grid(here)
     assert run(here, "tile.min_tissue=0.95").status == "done" and len(grid(here)) < len(first)
     overlay = (here / "out/slides/s/overlay.png").read_bytes()
+    (planned,) = plan_slides(entries_from([here / "in"]), OutputFolder(here / "out"), load_config(settings=DEMO))
+    assert (planned.state, planned.reason) == ("cached", "settings changed; its features are there already")
     again = run(here)
+    assert "Its features were there already" in again.notes[-1] and "; 0 tiles in" in summary([again], 1.0)
     assert again.status == "done" and again.tiles == len(first) == len(grid(here))  # cheap: nothing was encoded
     assert grid(here).path == first.path and (here / "out/slides/s/overlay.png").read_bytes() != overlay
     zeroshot = json.loads((here / "out/slides/s/zeroshot.json").read_text())
@@ -100,6 +106,26 @@ def test_the_type_of_stored_features_is_a_setting_too(here: Path) -> None:
     run(here)
     assert run(here, 'encoder.dtype="float32"').status == "done"
     assert grid(here).features.dtype == np.float32
+
+
+def test_a_slide_that_is_away_stands_as_it_was_done(here: Path) -> None:
+    """A disk that is not mounted, or a slide that was cleared away: nothing says that it changed."""
+    entries = entries_from([here / "in"])
+    assert run(here).status == "done"
+    (here / "in").rename(here / "away")
+    stood = run(here, entries=entries)
+    note = f"The slide could not be checked, and stands as it was done: {here}/in/s.svs cannot be read"
+    assert stood.status == "reused" and any(told.startswith(note) for told in stood.notes)
+    (row,) = rows(here, "slides.csv")
+    assert row["status"] == "reused" and row["features"] and note in row["warnings"]
+    (planned,) = plan_slides(entries, OutputFolder(here / "out"), load_config(settings=DEMO))
+    assert planned.state == "cached" and planned.warnings[0].startswith(note)
+    assert [line.startswith(f"note: s.svs: {note}") for line in noted([stood])] == [True]
+    assert run(here, "tile.min_tissue=0.95", entries=entries).code == "slide_missing"  # other settings need its pixels
+    moved = [replace(entries[0], path=here / "elsewhere/s.svs")]
+    assert run(here, entries=moved).code == "slide_missing"  # of another place nobody knows that it is the same slide
+    (here / "away").rename(here / "in")
+    assert (run(here).status, run(here).notes) == ("reused", ())
 
 
 def test_a_larger_thumbnail_is_drawn_without_encoding(here: Path) -> None:
@@ -168,6 +194,20 @@ def test_a_scale_given_for_this_slide_is_not_one_for_slides_without(here: Path) 
     assert run(here, entries=[replace(entry, mpp=0.45)]).status == "done" and record(here).facts.mpp == 0.45
     assert run(here, entries=[replace(entry, mpp_if_missing=0.45)]).status == "done" and record(here).facts.mpp == 0.5
     assert run(here).status == "reused"
+
+
+def test_a_resolution_that_was_assumed_is_told_of_each_slide(here: Path) -> None:
+    with open_slide(here / "in/s.svs") as slide:
+        write_image(here / "bare/s.png", slide.read(Region(0, 0, 1000, 900)))
+    entries = entries_from([here / "bare"], mpp=0.5)
+    note = "It has no resolution of its own: 0.5 um/px from --mpp."
+    (planned,) = plan_slides(entries, OutputFolder(here / "out"), load_config(settings=DEMO))
+    first, second = run(here, entries=entries), run(here, entries=entries)
+    assert (first.status, second.status) == ("done", "reused")
+    assert all(note in notes for notes in (planned.warnings, first.notes, second.notes))
+    assert note in rows(here, "slides.csv")[0]["warnings"]
+    assert f"note: s.png: {note}" in noted([first])
+    assert run(here).notes == ()  # the same slide with a resolution
 
 
 def test_a_moved_folder_and_new_labels_cost_nothing(here: Path) -> None:

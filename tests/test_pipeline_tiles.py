@@ -7,6 +7,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,7 @@ from pipeline.console import RunConsole, open_console
 from pipeline.executor import SerialExecutor
 from pipeline.ledger import Outcome
 from pipeline.manifest import SlideEntry, entries_from
+from pipeline.notes import UNCHECKED
 from pipeline.output import OutputFolder
 from pipeline.synthetic import draw, recipe
 from pipeline.tileimages import FolderSink, ImageConfig, ImageSink, ZipSink
@@ -177,6 +179,12 @@ def test_a_slide_that_was_replaced_is_done_again(slides: Path, tmp_path: Path) -
     slide.write_bytes((slides / "b.svs").read_bytes())
     second = save(entries_from([slide]), tmp_path / "out")["a"]
     assert (first.status, second.status) == ("done", "done")
+    away = slide.rename(tmp_path / "away.svs")
+    stood = save([replace(entry, path=slide) for entry in entries_from([away])], tmp_path / "out")
+    assert stood["away"].code == "slide_missing"  # never done under this id
+    stood = save([replace(entry, path=slide, id="a") for entry in entries_from([away])], tmp_path / "out")
+    assert stood["a"].status == "reused" and stood["a"].notes[0].startswith(UNCHECKED)
+    away.rename(slide)
     with zipfile.ZipFile(tmp_path / "out/slides/a/a.zip") as packed:
         (x, y), _, pixels = next(tiles_of(slide))
         assert np.array_equal(decoded(packed.read(f"a_x{x}_y{y}.png")), pixels)
@@ -236,7 +244,7 @@ def test_unreadable_tiles_are_listed_and_refused_slides_stop_nobody(
     }
     (lost,) = (r for r in rows(tmp_path / "out/slides/patchy-2/patchy-2.csv") if r["status"] == "unreadable")
     assert lost["file"] == "" and ended["patchy-2"].unreadable == 1
-    assert "1 tiles cannot be decoded" in " ".join(ended["patchy-2"].notes)
+    assert "1 tile cannot be decoded" in " ".join(ended["patchy-2"].notes)
     with zipfile.ZipFile(tmp_path / "out/slides/patchy-2/patchy-2.zip") as packed:
         assert len(packed.namelist()) == ended["patchy-2"].tiles - 1
         assert not [n for n in packed.namelist() if f"_x{lost['x']}_y{lost['y']}." in n]

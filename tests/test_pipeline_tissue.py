@@ -285,6 +285,6 @@ def test_the_commands_tell_it(slides: Path, tmp_path: Path, capsys: pytest.Captu
     given = wishes.with_drawn_tissue(entries_from([slides]), tmp_path / "edits")
     assert looking.plan(given, tmp_path / "out", CONFIG) == 0
     said = capsys.readouterr().out
-    assert f"1 files in {tmp_path / 'edits'} belong to no slide of this run: c.geojson" in said
+    assert f"1 file belongs to no slide of this run in {tmp_path / 'edits'}: c.geojson" in said
     assert "tissue: 1 of 2 slides as drawn; 1 detected, for want of a file: b.svs" in said
     assert "new. Tissue as drawn in a.geojson, not detected." in said

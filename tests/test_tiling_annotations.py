@@ -112,7 +112,7 @@ def test_what_is_no_drawn_area_is_left_out_and_told(tmp_path: Path) -> None:
         "1 feature without a place",
     ):
         assert told in note
-    assert "2 ring that encloses nothing" in note
+    assert "2 rings without area" in note
 
 
 def test_open_and_crossing_rings_are_mended_and_told(tmp_path: Path) -> None:

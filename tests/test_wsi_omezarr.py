@@ -13,6 +13,7 @@ import pytest
 import zarr
 from slides import aperio_svs, noise, ome_zarr
 
+from features.header import FORMAT
 from pipeline.manifest import entries_from
 from wsi import Region, Size, open_slide
 from wsi.errors import MppMissing, SlideError, SlideImplausible, SlideMissing, SlideUnreadable, SlideUnsupported
@@ -91,6 +92,51 @@ def test_a_chunk_that_is_not_there_is_white_however_it_is_asked_for(zarr_format:
         np.testing.assert_array_equal(slide.read(Region(180, 120, 30, 30)), expected[120:150, 180:210])
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_chunk_that_one_channel_lacks_is_lost(zarr_format: Any, tmp_path: Path) -> None:
+    """Each channel in chunks of its own, as most writers have it: zeros for red would be a blue-green tile."""
+    folder = per_channel(tmp_path / "a.zarr", [PIXELS], zarr_format)
+    (folder / ("0/0/1/2" if zarr_format == 2 else "0/c/0/1/2")).unlink()
+    with open_slide(folder) as slide:
+        with pytest.raises(SlideUnreadable, match=r"level 0 at \(192, 128\), 96 x 128 px .*a channel that others have"):
+            slide.read(Region(200, 130, 20, 20))
+        np.testing.assert_array_equal(slide.read(Region(0, 0, 192, 300)), PIXELS[:, :192])
+
+
+def test_a_channel_of_stored_zeros_is_a_colour(tmp_path: Path) -> None:
+    pixels = PIXELS.copy()
+    pixels[..., 0] = 0
+    with (
+        zarr.config.set({"array.write_empty_chunks": True}),
+        open_slide(per_channel(tmp_path / "a", [pixels])) as slide,
+    ):
+        np.testing.assert_array_equal(slide.read(Region(0, 0, 400, 300)), pixels)
+        assert slide.warnings == ()
+
+
+def test_a_chunk_that_no_channel_has_is_white_and_told(tmp_path: Path) -> None:
+    pixels = PIXELS.copy()
+    pixels[:128, :192] = 0  # two chunks, which zarr leaves out
+    with open_slide(per_channel(tmp_path / "a.zarr", [pixels, pixels[::4, ::4]])) as slide:
+        assert (slide.read(Region(0, 0, 192, 128)) == 255).all()
+        assert slide.warnings == ("2 of 15 chunks of level 0 are not there: taken for never scanned, white.",)
+
+
+def test_a_chunk_that_a_coarser_level_shows_is_lost(tmp_path: Path) -> None:
+    """All channels in one file, which is gone; the overview still shows tissue there."""
+    folder = ome_zarr(tmp_path / "a.zarr", [PIXELS, PIXELS[::4, ::4], PIXELS[::64, ::64]])
+    (folder / "0/c/0/1/2").unlink()
+    with open_slide(folder) as slide:
+        with pytest.raises(SlideUnreadable, match="its chunk is not there"):
+            slide.read(Region(200, 130, 20, 20))
+        np.testing.assert_array_equal(slide.read(Region(0, 0, 192, 300)), PIXELS[:, :192])
+
+
+def per_channel(folder: Path, levels: list[Any], zarr_format: Any = 3) -> Path:
+    """As `ome_zarr`, each channel in chunks of its own."""
+    return ome_zarr(folder, levels, zarr_format=zarr_format, channels_apart=True)
+
+
 def test_black_inside_a_chunk_stays_black(tmp_path: Path) -> None:
     pixels = PIXELS.copy()
     pixels[10:60, 10:60] = 0
@@ -153,7 +199,18 @@ def test_what_is_no_brightfield_slide_is_refused_with_what_it_is(tmp_path: Path)
     shutil.rmtree(ome_zarr(tmp_path / "gone.zarr", [PIXELS]) / "0")
     refused("gone.zarr", "its metadata cannot be decoded", SlideUnreadable)
     (ome_zarr(tmp_path / "torn.zarr", [PIXELS]) / "zarr.json").write_text('{"zarr_format": 3, "attr')
-    refused("torn.zarr", "cannot be opened")
+    refused("torn.zarr", r"its metadata cannot be decoded \(zarr.json is no JSON: ", SlideUnreadable)
+    (ome_zarr(tmp_path / "half.zarr", [PIXELS]) / "0/zarr.json").write_text('{"zarr_format": 3, "attr')
+    refused("half.zarr", "its metadata cannot be decoded", SlideUnreadable)
+    zarr.create_group(tmp_path / "group.zarr")
+    refused("group.zarr", "it is Zarr, but no OME-Zarr: there are no `multiscales` in its metadata")
+    refused("stack.zarr/0", "without DICOM files, and no OME-Zarr")
+    (tmp_path / "empty.zarr").mkdir()
+    refused("empty.zarr", "it is empty")
+    (tmp_path / "part.zarr/0").mkdir(parents=True)
+    refused("part.zarr", r"the metadata of Zarr \(zarr.json or .zattrs\) are not there")
+    shutil.move(tmp_path / "stack.zarr/0", tmp_path / "array.zarr")
+    refused("array.zarr", "it is a single array of Zarr")
 
 
 def test_readers_are_told_apart(tmp_path: Path) -> None:
@@ -211,12 +268,18 @@ def test_a_folder_of_them_lists_each_once(tmp_path: Path) -> None:
     ome_zarr(tmp_path / "plain" / "c", [PIXELS])  # no ending
     zarr.create_array(tmp_path / "features.zarr" / "x", shape=(4,), dtype="uint8")  # no image
     (tmp_path / "features.zarr" / "x" / "d.png").write_bytes(b"chunk")
+    zarr.create_group(tmp_path / "grid.zarr", attributes={"format": FORMAT})  # features among slides
+    (tmp_path / "void.zarr").mkdir()
+    ome_zarr(tmp_path / "many.zarr" / "images" / "he", [PIXELS])  # a slide in a larger whole
     (tmp_path / "torn.zarr").mkdir()
     (tmp_path / "torn.zarr" / "zarr.json").write_text("{")  # refused by name later, not passed over
     (tmp_path / "deep.zarr").mkdir()
     (tmp_path / "deep.zarr" / ".zattrs").write_text("[" * 100_000)  # deeper than Python goes
     names = [path.relative_to(tmp_path).as_posix() for path in find_slides(tmp_path)]
-    assert names == ["b.zarr", "deep/a.ome.zarr", "deep.zarr", "plain/c", "torn.zarr"]
+    assert names == [
+        "b.zarr", "deep/a.ome.zarr", "deep.zarr", "features.zarr", "many.zarr/images/he", "plain/c", "torn.zarr",
+        "void.zarr",
+    ]  # fmt: skip
     assert find_slides(tmp_path / "b.zarr") == [tmp_path / "b.zarr"]
     assert [entry.id for entry in entries_from([tmp_path / "b.zarr"])] == ["b"]
 

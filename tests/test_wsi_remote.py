@@ -28,6 +28,7 @@ from pipeline.manifest import entries_from
 from pipeline.output import OutputFolder
 from pipeline.run import Run
 from pipeline.synthetic import draw, recipe
+from pipeline.tables import slide_rows
 from tiling.supervised import ReaderConfig, ReaderProcess
 from wsi import Region, open_slide
 from wsi.errors import (
@@ -153,11 +154,14 @@ def refused(url: str, kind: type[SlideError], told: str, **options: str) -> Slid
 def test_each_refusal_of_a_server_is_a_sentence(svs: Path, server: SlideServer) -> None:
     url = server.at("a.svs", SIGNED)
     refused(server.at("gone.svs", SIGNED), SlideMissing, r"gone\.svs cannot be read: there is no such file")
+    assert "only TIFF" in refused(server.at("dicom/", SIGNED), SlideMissing, "there is no such file").hint
+    refused(server.at("a.ome.zarr", SIGNED), SlideUnsupported, "called .zarr, a folder, and over a network only TIFF")
+    refused(server.at("a.zarr/", SIGNED), SlideUnsupported, "called .zarr, a folder, and over a network only TIFF")
     server.status["a.svs"] = 403
     denied = refused(url, SlideMissing, r"a\.svs may not be read: 403 Forbidden")
     assert "signed" in denied.hint
     server.status["a.svs"] = 503
-    refused(url, SlideUnreachable, "503.*Service Unavailable")
+    refused(url, SlideUnreachable, r"cannot be read: its server answers 503 Service Unavailable\. ")
     assert len([line for line in server.asked if line.startswith("HEAD") and "a.svs" in line]) == 1 + 3  # asked again
     server.status.clear()
     server.ranges = False
@@ -388,6 +392,10 @@ def test_a_batch_of_good_and_bad_urls(server: SlideServer, tmp_path: Path, monke
     assert len(one) > 10 and np.array_equal(one.features[:], other.features[:])
     assert np.array_equal(one.coords, other.coords)
     assert run(server.at("a.svs", "?X-Amz-Signature=SECRET2")) == {remote: "reused"}  # signed anew: the same slide
+    server.status["a.svs"] = 503
+    assert run(server.at("a.svs", SIGNED)) == {remote: "reused"}  # what is done stands while its server is away
+    (row,) = [row for row in slide_rows(out) if row["id"] == remote]
+    assert row["features"] and "The slide could not be checked" in row["warnings"]
     for path in out.path.rglob("*"):
         assert "SECRET" not in path.name and (path.is_dir() or b"SECRET" not in path.read_bytes())
     events = [json.loads(line) for line in out.ledger.read_text().splitlines()]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import TissueInvalid
+from wsi.wording import number_of
 
 MAX_VERTICES = 2_000_000  # a whole section outlined at 2 um has 100,000
 MAX_COORDINATE = 1e7  # five times the side of the largest slide
@@ -84,10 +85,11 @@ class Areas:
         """What was mended and what was left out, in sentences; complete once both sorts were asked for."""
         name = self.path.name
         mended = {"open rings were closed": self.opened, "polygons that cross themselves were mended": self.crossed}
-        left_out = dict(self.left_out) | ({"ring that encloses nothing": self.flat} if self.flat else {})
+        left_out = dict(self.left_out) | ({"ring without area": self.flat} if self.flat else {})
         notes = [f"{name}: {n} {what}." for what, n in mended.items() if n]
         if left_out:
-            listed = ", ".join(f"{n} {what}" for what, n in left_out.items())
+            several = {what: "s ".join(what.split(" ", 1)) if " " in what else f"{what}s" for what in left_out}
+            listed = ", ".join(number_of(n, what, several[what]) for what, n in left_out.items())
             notes.append(f"{name}: left out, as they are no drawn areas: {listed}.")
         return tuple(notes)
 

@@ -33,8 +33,9 @@ class TileSpec:
     def __post_init__(self) -> None:
         if not math.isfinite(self.mpp):
             raise ValueError("mpp must be finite")
-        if self.size_px < 1 or self.mpp <= 0 or (self.stride_px is not None and self.stride_px < 1):
-            raise ValueError(f"tile size, stride and mpp must be positive: {self}")
+        for name in ("size_px", "mpp", "stride_px"):
+            if (length := getattr(self, name)) is not None and length <= 0:
+                raise ValueError(f"{name} must be positive, not {length}")
         if not 0 <= self.min_tissue <= 1:
             raise ValueError(f"min_tissue is a share between 0 and 1, not {self.min_tissue}")
         if not 1 <= self.max_upsample < math.inf:  # NaN is neither

@@ -35,10 +35,12 @@ class TissueConfig:
     def __post_init__(self) -> None:
         if self.mpp <= 0:
             raise ValueError(f"mpp must be positive, not {self.mpp}")
-        if min(self.close_um, self.max_hole_um2, self.min_piece_um2) < 0:
-            raise ValueError(f"lengths and areas must not be negative: {self}")
-        if not all(0 <= share <= 1 for share in (self.darkness, self.chroma, self.texture, self.min_coloured)):
-            raise ValueError(f"darkness, chroma, texture and min_coloured are shares between 0 and 1: {self}")
+        for name in ("close_um", "max_hole_um2", "min_piece_um2"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, as {getattr(self, name)} is")
+        for name in ("darkness", "chroma", "texture", "min_coloured"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
 
 
 _DEFAULT = TissueConfig()

@@ -34,11 +34,13 @@ def find_slides(folder: str | Path) -> list[Path]:
 def list_slides(folder: str | Path) -> Listing:
     """All slides in `folder` and below, by the endings of their names, and the links that were not followed.
 
-    Several .dcm files in one folder are one slide, listed as that folder, and so is an OME-Zarr. Left out are the
-    files of another slide (an MRXS folder, the JPEGs of a VMS), hidden files and folders, folders behind symbolic
-    links, and folders of results (below `folder`, those with a `ledger.jsonl`). What may not be read is listed, be it
-    slide or folder, so that opening it says so and no slide goes missing in silence; for the same reason tell people
-    of the links. They are not followed since they may lead in circles, or to slides that are listed already.
+    Several .dcm files in one folder are one slide, listed as that folder, and so is an OME-Zarr, and any folder
+    that is called .zarr and holds no slide, so that it is refused and not passed over. Left out are the files of
+    another slide (an MRXS folder, the JPEGs of a VMS), hidden files and folders, folders behind symbolic links,
+    feature grids, and folders of results (below `folder`, those with a `ledger.jsonl`). What may not be read is
+    listed, be it slide or folder, so that opening it says so and no slide goes missing in silence; for the same
+    reason tell people of the links. They are not followed since they may lead in circles, or to slides that are
+    listed already.
 
     Raises SlideMissing if `folder` itself cannot be read.
     """
@@ -74,9 +76,17 @@ def _folder_by_folder(folder: Path, *, is_root: bool = False) -> Iterator[Listin
     if found.is_results and not is_root:
         return
     is_image = found.is_zarr and ngff.is_image(folder)
+    is_named_so = folder.suffix.lower() == ".zarr" and not (found.is_zarr and ngff.is_features(folder))
     if is_image or (found.is_zarr and ngff.is_array(folder)):
-        yield Listing((folder,) if is_image else (), ())
+        yield Listing((folder,) if is_image or is_named_so else (), ())
         return
+    parts = list(_within(folder, found))
+    if is_named_so and not any(part.slides for part in parts):
+        yield Listing((folder,), ())  # looks like a slide and is none: its refusal says why
+    yield from parts
+
+
+def _within(folder: Path, found: _Entries) -> Iterator[Listing]:
     owned = set(_owned(found.files))
     slides = found.files - owned
     dicom = {file for file in found.files if file.suffix.lower() == ".dcm"}

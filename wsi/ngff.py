@@ -17,8 +17,13 @@ _MULTISCALES, _LAYOUT = "multiscales", "bioformats2raw.layout"
 _UM = {"angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
 _UM |= {"inch": 25_400.0, "picometer": 1e-6, "nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "mm": 1e3, "micron": 1.0}
 _FIVE = ("t", "c", "z", "y", "x")  # what versions before 0.3 say by saying nothing
+_FEATURES = "feature-grid"  # the format that feature grids name
 _MAX_BYTES = 16 * 2**20  # of one file of metadata
 _RGB = ("FF0000", "00FF00", "0000FF")
+
+
+class DamagedMetadata(ValueError):
+    """Metadata that are not what any writer writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,26 @@ def is_image(folder: Path) -> bool:
     return bool(found.get(_MULTISCALES)) or _LAYOUT in found
 
 
+def is_features(folder: Path) -> bool:
+    """Whether a folder is a feature grid of this toolkit, which may lie among slides."""
+    try:
+        return attributes(folder).get("format") == _FEATURES
+    except (OSError, ValueError):
+        return False
+
+
+def why_no_image(folder: Path) -> str:
+    """What a folder lacks that `is_image` does not take."""
+    if is_array(folder):
+        return "it is a single array of Zarr, not an OME-Zarr: give the folder above it"
+    if not any((folder / name).is_file() for name in FILES):
+        empty = next(folder.iterdir(), None) is None
+        return (
+            "it is empty" if empty else "it is no OME-Zarr: the metadata of Zarr (zarr.json or .zattrs) are not there"
+        )
+    return "it is Zarr, but no OME-Zarr: there are no `multiscales` in its metadata"
+
+
 def image_folder(folder: Path) -> Path:
     """The folder that has the `multiscales`: itself, or the first image of what bioformats2raw wrote."""
     return folder / "0" if _LAYOUT in attributes(folder) else folder
@@ -90,6 +115,8 @@ def _parsed(file: Path) -> Any:
         raise ValueError(f"{file.name} is longer than any metadata")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DamagedMetadata(f"{file.name} is no JSON: {error}") from error
     except RecursionError:
         raise ValueError(f"{file.name} is nested deeper than any metadata") from None
 

@@ -12,7 +12,7 @@ from wsi.errors import SlideError, SlideMissing, SlideUnreadable, SlideUnsupport
 from wsi.files import count_bytes
 from wsi.limits import bytes_needed, check_levels
 from wsi.location import Location, RemoteFile, located
-from wsi.ngff import is_image
+from wsi.ngff import is_image, why_no_image
 from wsi.opening_remote import open_remote
 from wsi.readers import HEAD_BYTES, empty, is_text, missing, text_page, unreachable, unsupported
 from wsi.slide import Slide
@@ -113,7 +113,11 @@ def _main_file(path: Path) -> Path:
     except ValueError as error:  # a zero byte in the name
         raise missing(path, str(error)) from error
     if stat.S_ISDIR(mode):
-        return path if is_image(path) else _dicom_file(path)
+        if is_image(path):
+            return path
+        if path.suffix.lower() == ".zarr":
+            raise unsupported(path, why_no_image(path), "Copy it again whole, or leave it out.")
+        return _dicom_file(path)
     if not stat.S_ISREG(mode):
         raise missing(path, "it is neither a file nor a folder")
     return path

@@ -25,6 +25,8 @@ def open_remote(where: RemoteFile, reader: str) -> tuple[Reader, str]:
 
     if reader not in _READERS:
         raise _download_first(where, f"the reader {reader} takes local files only")
+    if where.place.partition("#")[0].rstrip("/").lower().endswith(".zarr"):
+        raise _download_first(where, "it is called .zarr, a folder, and over a network only TIFF files are read")
     source = RemoteBytes(where)
     try:
         _inspect(where, source)

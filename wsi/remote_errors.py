@@ -29,9 +29,12 @@ def refusal(where: RemoteFile, error: Exception) -> SlideError:
         return _denied(where, f"{status} {HTTPStatus(status).phrase}" if status else words)
     absent = isinstance(causes[-1], FileNotFoundError)  # with another cause, it is fsspec's word for any trouble
     if status in _GONE or (not status and absent):
-        hint = "Check its spelling; a file that is there may also be hidden from those without credentials."
+        hint = "Check its spelling; a file that is there may be hidden from those without credentials, and of folders"
+        hint += " (DICOM, OME-Zarr) none is read over a network, only TIFF files are."
         return SlideMissing(f"{where} cannot be read: there is no such file.", hint=hint, path=str(where))
     hint = "Its server or the network fails: try again when it works, or download the slide first."
+    if status:
+        words = f"its server answers {status} {HTTPStatus(status).phrase}"
     return SlideUnreachable(f"{where} cannot be read: {words}.", hint=hint, path=str(where), reason=words)
 
 

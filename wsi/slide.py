@@ -17,7 +17,7 @@ from wsi.files import fingerprint
 from wsi.geometry import Level, Region, Size, best_level, bounding, pixels_along, round_px
 from wsi.limits import check_overview, check_read
 from wsi.location import Location
-from wsi.readers import ReducingReader, unreachable
+from wsi.readers import ReducingReader, WarningReader, unreachable
 from wsi.resolution import objective_power, resolve
 
 if TYPE_CHECKING:
@@ -68,10 +68,11 @@ class Slide:
     def warnings(self) -> tuple[str, ...]:
         """Sentences a user should see: figures that were not believed, a resolution unusual for the objective.
 
-        Once an overview was drawn, also how much of it could not be decoded.
+        Once an overview was drawn, also how much of it could not be decoded, or was never stored.
         """
+        noticed = self._reader.warnings if isinstance(self._reader, WarningReader) else ()
         lost = f"{self._lost:.2%} of the overview cannot be decoded at any level: it is drawn white."
-        return (*self._resolution.warnings, *([lost] if self._lost else []))
+        return (*self._resolution.warnings, *([lost] if self._lost else []), *noticed)
 
     @property
     def files(self) -> tuple[Location, ...]:

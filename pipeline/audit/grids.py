@@ -117,7 +117,8 @@ def _differing(record: SlideRecord, name: str, grid: FeatureGrid) -> Iterator[st
     """What the record says otherwise than the grid does, in the record's words."""
     told, found = asdict(record.grids[name]), asdict(grid_record(grid, {}))
     for key, value in found.items():
-        if key != "seconds" and told[key] != value:
+        untold = key == "seconds" or (key == "stain" and not told[key])  # records of before say nothing of stains
+        if not untold and told[key] != value:
             yield key if isinstance(value, tuple | dict) or value is None else f"{key} ({told[key]}, stored {value})"
     told_tissue = record.tissue if name == record.current else None
     if told_tissue is not None and told_tissue.identity != grid.header.tissue_config:

@@ -16,6 +16,7 @@ from pipeline.labels import Question
 from pipeline.output import OutputFolder, write_csv, write_text
 from pipeline.zeroshot import file_name
 from wsi.errors import UsageError
+from wsi.wording import number_of
 
 RESEARCH = "research use only, not a diagnosis"
 
@@ -72,7 +73,9 @@ def train(  # noqa: PLR0917 (one argument for each option)
     about["drop"] = drop
     head = save(trained, out, about)
     page = write_head_report(out, head, trained.cv.answers, trained.evaluation)
-    console.print(metrics_table(trained.evaluation, f"{wanted.config.head}, {len(set(trained.patients))} patients"))
+    console.print(
+        metrics_table(trained.evaluation, f"{wanted.config.head}, {number_of(len(set(trained.patients)), 'patient')}")
+    )
     if trained.caution:
         console.print(f"The features are of limited worth ({trained.caution}): so is this head.")
     console.print(f"head: {out}; report: {page}  ({duration(time.monotonic() - started)} in all; {RESEARCH})")
@@ -115,7 +118,7 @@ def predict(run: Path | None, features: Path | None, head: Path, wishes: Wishes)
             console.print(str(path))
     for sentence in _told_once(skipped):
         console.print(sentence, style="red")
-    console.print(f"{len(found)} slides scored: {where}")
+    console.print(f"{number_of(len(found), 'slide')} scored: {where}")
     return (3 if skipped else 0) if found else 4
 
 
@@ -152,7 +155,7 @@ def evaluate(head: Path, labels: Path | None, on: Path | None, features: Path | 
     where = on or features
     name = (labels.stem if labels else "own-labels") + (f"-{file_name(where.resolve().name)}" if where else "")
     write_text(head / f"evaluation-{name}.json", json.dumps({**evaluation.as_json(), "notes": notes}, indent=1) + "\n")
-    console.print(metrics_table(evaluation, f"{head} on {len(set(answers.patients))} patients"))
+    console.print(metrics_table(evaluation, f"{head} on {number_of(len(set(answers.patients)), 'patient')}"))
     console.print(f"{head / f'evaluation-{name}.json'}  ({RESEARCH})")
     return 0
 

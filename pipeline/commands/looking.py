@@ -11,6 +11,7 @@ from pipeline.manifest import SlideEntry, entries_from, printable
 from pipeline.output import OutputFolder
 from pipeline.tissuefiles import source_summary
 from wsi.errors import SetupError, ToolkitError
+from wsi.wording import number_of
 
 
 def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
@@ -37,10 +38,12 @@ def plan(entries: list[SlideEntry], out: Path, config: RunConfig) -> int:
     console.print(table("", ("slide", "state", "tiles", "mpp", "why, and what to know"), rows, right=("tiles", "mpp")))
     todo, wrong = [p for p in planned if p.state == TO_DO], [p for p in planned if p.state == PROBLEM]
     cached = len(planned) - len(todo) - len(wrong)
-    console.print(f"{len(planned)} slides: {cached} cached, {len(todo)} to do, {len(wrong)} refused")
+    console.print(f"{number_of(len(planned), 'slide')}: {cached} cached, {len(todo)} to do, {len(wrong)} refused")
     if told := source_summary(entries, {p.entry.id: p.drawn for p in planned if p.state != PROBLEM}):
         console.print(told)
-    console.print(f"to do: {cost.tiles} tiles, about {size(cost.bytes)} on disk ({size(cost.free_bytes)} free)")
+    console.print(
+        f"to do: {number_of(cost.tiles, 'tile')}, about {size(cost.bytes)} on disk ({size(cost.free_bytes)} free)"
+    )
     if cost.seconds is not None and cost.tiles_per_second:
         console.print(
             f"about {duration(cost.seconds)} at {cost.tiles_per_second:.0f} tiles/s "

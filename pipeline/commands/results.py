@@ -15,6 +15,7 @@ from pipeline.config import dump_toml, load_config, setting
 from pipeline.console import duration, open_console, table
 from pipeline.output import OutputFolder
 from wsi.errors import UsageError
+from wsi.wording import number_of
 
 
 def zeroshot(out: Path, prompts: str, settings: list[str] | None, drop: tuple[str, ...] | None = None) -> int:
@@ -37,7 +38,9 @@ def zeroshot(out: Path, prompts: str, settings: list[str] | None, drop: tuple[st
     write_quietly(folder)
     show_scores(console, folder, encoder_for(config).spec)
     code = _told(console, done, skipped)
-    console.print(f"{done} slides in {duration(time.monotonic() - started)}; table: {out / 'zeroshot.csv'}")
+    console.print(
+        f"{number_of(done, 'slide')} in {duration(time.monotonic() - started)}; table: {out / 'zeroshot.csv'}"
+    )
     return code
 
 

@@ -19,6 +19,7 @@ from pipeline.audit.repair import Repair
 from pipeline.console import HEARTBEAT_S, duration, open_console
 from pipeline.interrupts import EXIT_CODE, Interrupts
 from pipeline.output import OutputFolder
+from wsi.wording import number_of
 
 NOT_WHOLE = 3
 _SHOWN = 8  # findings of one slide; --json has all
@@ -95,15 +96,15 @@ class _Told:
             self._say(sentence, "red")
         spent = duration(time.monotonic() - self._started)
         if not self.damaged:
-            self._say(f"{self._slides} slides verified in {spent}: whole")
+            self._say(f"{number_of(self._slides, 'slide')} verified in {spent}: whole")
             return
         codes = ", ".join(f"{n} {code}" for code, n in self._codes.most_common())
-        self._say(f"{self._slides} slides verified in {spent}: not whole ({codes})")
+        self._say(f"{number_of(self._slides, 'slide')} verified in {spent}: not whole ({codes})")
         if mend is not None:
             self._say(f"{self._removed} files and folders removed")
         if self._remedies:
             self._say(
-                f"to be encoded again: {self._remedies[ENCODE]} slides; to be drawn or scored again: "
+                f"to be encoded again: {number_of(self._remedies[ENCODE], 'slide')}; to be drawn or scored again: "
                 f"{self._remedies[REDRAW]}"
             )
         if command := ledger.last_command(self._out.ledger):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from heads.problems import some
 from pipeline.config import RunConfig, check_settings, load_config, setting
 from pipeline.console import open_console
 from pipeline.executor import DaskExecutor, Executor
 from pipeline.lanes import LaneExecutor
 from pipeline.manifest import SlideEntry, entries_from, printable
 from wsi.errors import UsageError
+from wsi.listing import find_slides
 from wsi.location import located
+from wsi.wording import number_of
 
 
 def configured(path: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> RunConfig:
@@ -54,8 +58,21 @@ def chosen_slides(
     entries = entries_from(slides or [], manifest, mpp, unfollowed)
     if unfollowed:
         shown = ", ".join(printable(str(link)) for link in unfollowed[:3]) + (", ..." if len(unfollowed) > 3 else "")
-        open_console().print(f"{len(unfollowed)} linked folders are not followed; give them too to have them: {shown}")
+        folders = number_of(len(unfollowed), "linked folder is", "linked folders are")
+        open_console().print(f"{folders} not followed; give them too to have them: {shown}")
+    if manifest is not None and slides and isinstance(folder := located(slides[0]), Path):
+        _tell_unlisted(folder, manifest, entries)
     return entries[:limit]
+
+
+def _tell_unlisted(folder: Path, manifest: Path, entries: list[SlideEntry]) -> None:
+    """Who gives a folder and a CSV may have meant all of the folder."""
+    listed = {entry.path for entry in entries}
+    left = [path for path in find_slides(folder) if Path(os.path.normpath(path.absolute())) not in listed]
+    if left:
+        names = some([printable(path.relative_to(folder).as_posix()) for path in left])
+        what = number_of(len(left), "slide")
+        open_console().print(f"{what} in {folder} not listed in {manifest.name} and left out: {names}")
 
 
 def with_drawn_tissue(entries: list[SlideEntry], folder: Path | None) -> list[SlideEntry]:

@@ -116,9 +116,19 @@ class ReducingReader(Reader, Protocol):
         ...
 
 
-def unsupported(path: Location, reason: object) -> SlideUnsupported:
+@runtime_checkable
+class WarningReader(Reader, Protocol):
+    """A reader that notices in reading what a person should know of the slide."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what was read until now."""
+        ...
+
+
+def unsupported(path: Location, reason: object, hint: str = "") -> SlideUnsupported:
     """The refusal of a reader that does not know the format; `reason` is its own words, or the error that has them."""
-    hint, told = "Convert it to a pyramidal TIFF, or leave it out.", _in_words(reason)
+    hint, told = hint or "Convert it to a pyramidal TIFF, or leave it out.", _in_words(reason)
     return SlideUnsupported(f"{path} cannot be opened: {told}.", hint=hint, path=str(path), reason=told)
 
 
