@@ -117,12 +117,15 @@ def run(
         str | None,
         typer.Option(
             "--hash",
-            help="quick, or full: read slides whole, so that a changed byte is noticed later. [default: quick]",
+            help="quick, or full: read slides whole, so that a changed byte is noticed later. \\[default: quick]",
             show_default=False,
         ),
     ] = None,
     workers: Workers = 0,
     scheduler: Scheduler = "",
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="A JSON line for each event on standard output; all else on the other.")
+    ] = False,
 ) -> None:
     """Tile, encode, score and report every slide. Repeat the same command to continue after any interruption."""
     from pipeline.commands import running, wishes
@@ -135,7 +138,8 @@ def run(
     wanted = wishes.configured(config, settings, flags)
     wishes.check_apart(slides, out)
     entries = wishes.with_drawn_tissue(wishes.chosen_slides(slides, manifest, mpp, limit), tissue_from)
-    raise typer.Exit(running.run(entries, out, wanted, wishes.executor(workers, scheduler)))
+    where = wishes.executor(workers, scheduler)
+    raise typer.Exit(running.run(entries, out, wanted, where, log_json=log_json))
 
 
 @app.command()

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,10 +30,11 @@ _PLURAL = re.compile(r"(?<=\d )(\w+)s\b")
 HEARTBEAT_S = 30.0  # without a terminal, at most one line of progress in this time
 
 
-def open_console() -> Console:
-    """Standard output. Without a terminal, lines are as long as they are: a log is searched, not read on a screen."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, markup=False, soft_wrap=True, width=LOG_WIDTH)
+def open_console(*, stderr: bool = False) -> Console:
+    """Standard output, or error. Without a terminal, lines are as long as they are: logs are searched."""
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True, "stderr": stderr}
+    console = Console(**plain)
+    return console if console.is_terminal else Console(**plain, width=LOG_WIDTH)
 
 
 class RunConsole:
@@ -110,6 +111,15 @@ class RunConsole:
 
     def _completed(self) -> float:
         return min(self.slides, self.ended + sum(self._shares.values()))
+
+    def progress(self) -> dict[str, float | None]:
+        """Slides that are over and tiles that are done, tiles per second, seconds left (None before the first end)."""
+        with self._lock:
+            spent = time.monotonic() - self.started
+            left = spent / self.ended * (self.slides - self.ended) if self.ended else None
+            rate = self.tiles / max(1e-9, spent)
+            told = {"slides": self.ended, "tiles": self.tiles, "tiles_per_s": round(rate, 1)}
+            return {**told, "left_s": None if left is None else round(left)}
 
     def others_at_work(self, slides: dict[str, int]) -> None:
         """`slides` by the process that has them; told once, however long it takes."""

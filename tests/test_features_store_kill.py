@@ -77,11 +77,11 @@ def write(dest: Path) -> None:
     writer.commit()
 
 
-def in_a_fork(work: Callable[[], object]) -> int:
-    """Exit status of a child that does `work`: 0, minus a signal, OUT_OF_SPACE for NoSpace, OVERTAKEN."""
+def begun(work: Callable[[], object]) -> int:
+    """A child that does `work`, by its number."""
     pid = os.fork()
     if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return pid
     try:
         work()
         os._exit(0)
@@ -92,6 +92,11 @@ def in_a_fork(work: Callable[[], object]) -> int:
     except BaseException:  # the child must not run on as a second parent
         traceback.print_exc()
         os._exit(1)
+
+
+def in_a_fork(work: Callable[[], object]) -> int:
+    """Exit status of a child that does `work`: 0, minus a signal, OUT_OF_SPACE for NoSpace, OVERTAKEN."""
+    return os.waitstatus_to_exitcode(os.waitpid(begun(work), 0)[1])
 
 
 def struck(dest: Path, step: int, fault: Callable[[str], None]) -> int:
@@ -135,23 +140,25 @@ def many_lives(folder: Path, seed: int) -> dict[str, Any]:
     raise AssertionError("unreachable")
 
 
+def asleep(event: str) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def overtaking(folder: Path) -> dict[str, Any]:
-    """At every third step of a writer another one comes and does all of it; then the first goes on."""
+    """At every third step a writer is stopped, another one comes and does all of it; then the first wakes up."""
     assert in_a_fork(lambda: write(folder / "whole" / "g.zarr")) == 0
     assert in_a_fork(lambda: write_sample(folder / "old" / "g.zarr", 60)) == 0
-    dest, came = folder / "trial" / "g.zarr", folder / "came"
+    dest = folder / "trial" / "g.zarr"
     ends: dict[int, int] = {}
-
-    def other(event: str) -> None:
-        came.touch()
-        write(dest)
-
     for step in count(1, 3):
         shutil.copytree(folder / "old", dest.parent)
-        code = struck(dest, step, other)
-        if not came.exists():
+        first = begun(lambda step=step: (strike(dest.parent, step, asleep), write(dest)))
+        status = os.waitpid(first, os.WUNTRACED)[1]
+        if not os.WIFSTOPPED(status):
             return {"steps": step, "overtaken": ends[OVERTAKEN]}
-        came.unlink()
+        assert in_a_fork(lambda: write(dest)) == 0
+        os.kill(first, signal.SIGCONT)
+        code = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
         assert code in (0, OVERTAKEN), (step, code)
         ends[code] = ends.get(code, 0) + 1
         assert tree(dest) == tree(folder / "whole" / "g.zarr"), step

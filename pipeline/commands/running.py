@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from pipeline import ledger
 from pipeline.batch import settled
@@ -12,6 +14,7 @@ from pipeline.commands import wishes
 from pipeline.commands.results import show_scores, write_quietly
 from pipeline.config import RunConfig
 from pipeline.console import RunConsole, noted, open_console, summary
+from pipeline.eventlog import EventLog, write_event
 from pipeline.executor import DaskExecutor, Executor
 from pipeline.interrupts import EXIT_CODE, SAID, Interrupts
 from pipeline.manifest import SlideEntry
@@ -20,13 +23,14 @@ from pipeline.tissuefiles import SUMMED_UP, source_summary
 from wsi.errors import UsageError
 
 
-def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor) -> int:
-    """`wsi run`. Returns the exit code."""
+def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor, *, log_json: bool = False) -> int:
+    """`wsi run`. Returns the exit code. With `log_json` standard output has events only; people read the other one."""
     from pipeline.run import Run
     from pipeline.stages import encoder_for
     from pipeline.zeroshot import default_prompts
 
-    console, folder = open_console(), OutputFolder(out)
+    console, folder = open_console(stderr=log_json), OutputFolder(out)
+    events = sys.stdout if log_json else None
     if (out / "tiles.toml").exists():
         raise UsageError(f"{out}: holds the tiles of a `wsi tiles`.", hint="Choose another output folder with -o.")
     folder.prepare()
@@ -42,10 +46,10 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     started = time.monotonic()
     try:
         with Interrupts() as stop, RunConsole(console, len(entries), stop.check) as watcher:
-            outcomes = job.outcomes(where, watcher)
+            outcomes = job.outcomes(where, EventLog(watcher, events) if events else watcher)
     except KeyboardInterrupt:
         console.print(SAID)
-        return EXIT_CODE
+        return _told(events, EXIT_CODE)
     settled(folder, write_quietly)
     show_scores(console, folder, spec)
     for note in noted(outcomes, SUMMED_UP):
@@ -54,7 +58,13 @@ def run(entries: list[SlideEntry], out: Path, config: RunConfig, where: Executor
     if told := source_summary(entries, {o.slide_id: o.drawn for o in outcomes if o.good}):
         console.print(told)
     console.print(f"report: {folder.report}")
-    return ledger.exit_code(outcomes)
+    return _told(events, ledger.exit_code(outcomes))
+
+
+def _told(events: TextIO | None, code: int) -> int:
+    if events:
+        write_event(events, "end", {"code": code})
+    return code
 
 
 def refuse_prompts(config: RunConfig) -> None:
