@@ -13,7 +13,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from heads.config import TrainConfig
+from heads.config import CARD, WEIGHTS, TrainConfig
 from heads.member import Member, MemberCard
 from heads.model import HeadModel
 from heads.networks.registry import Architecture
@@ -22,7 +22,6 @@ from heads.tasks import Task, task_class
 from wsi.errors import ArtefactError, UsageError
 
 FORMAT, VERSION = "mil-head", 3
-WEIGHTS, CARD = "head.safetensors", "head.json"
 
 
 @dataclass(frozen=True, slots=True)

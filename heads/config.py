@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from heads.problems import refuse
 
+WEIGHTS, CARD = "head.safetensors", "head.json"  # files of a trained head: here, where nothing heavy is imported
+
 if TYPE_CHECKING:
     from heads.networks.registry import Recipe
 

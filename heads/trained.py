@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from heads.bag import BagLike, SlideScore
-from heads.checkpoint import CARD, WEIGHTS, HeadCard, pack, unpack
+from heads.checkpoint import HeadCard, pack, unpack
+from heads.config import CARD, WEIGHTS
 from heads.feed import tensors
 from heads.member import Member
 from heads.model import HeadModel

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.files import storage_errors
-from heads.checkpoint import CARD
+from heads.config import CARD
 from heads.evaluation import Answers
 from heads.targets import as_columns, as_pairs
 from heads.tasks import Biomarker, Classification, DiscreteHazard, Regression, Survival

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from features import FeatureGrid
-from heads.checkpoint import CARD, WEIGHTS
+from heads.config import CARD, WEIGHTS
 from pipeline import ledger
 from pipeline.config import load_config
 from pipeline.output import OutputFolder, SlideFolder

@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 from features import FeatureGrid
 from features.header import toolkit_version
 from features.spec import EncoderSpec
-from heads.checkpoint import CARD
+from heads.config import CARD
 from pipeline import ledger
 from pipeline.console import last_line
 from pipeline.crops import crop_path, cut_crops
-from pipeline.headfolder import PAGE as HEAD_PAGE
-from pipeline.headfolder import about_of
 from pipeline.heatmap import HeatStyle, colour_scale, overlay
 from pipeline.inforce import InForce
 from pipeline.ledger import Outcome
@@ -219,7 +217,9 @@ def _extremes(folder: SlideFolder, record: SlideRecord, grid: TileGrid, found: S
 def _heads(out: OutputFolder) -> Iterator[HeadLine]:
     """Those in OUT/heads, by name; what is no head, or damaged, is told by the commands that use it."""
     for card in sorted(out.path.glob(f"heads/*/{CARD}")):
-        told, page = about_of(card), card.parent / HEAD_PAGE
+        from pipeline.headfolder import PAGE, about_of  # and with it PyTorch and scikit-learn, which take two seconds
+
+        told, page = about_of(card), card.parent / PAGE
         if told is not None:
             link = Link(card.parent.name, page.relative_to(out.path).as_posix()) if page.is_file() else None
             yield HeadLine(card.parent.name, *told, link)

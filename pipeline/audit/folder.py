@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from heads.checkpoint import CARD, WEIGHTS
+from heads.config import CARD, WEIGHTS
 from pipeline.audit.context import Look, temporary_files
 from pipeline.audit.findings import Finding
 from pipeline.audit.slide import audit_slide
