@@ -203,7 +203,7 @@ def test_drop_implies_quality_on_the_command_line(monkeypatch: pytest.MonkeyPatc
 
     seen = []
     monkeypatch.setattr(wishes, "chosen_slides", lambda *_: [])
-    monkeypatch.setattr(running, "run", lambda entries, out, config, where: seen.append(config) or 0)
+    monkeypatch.setattr(running, "run", lambda entries, out, config, where, **_: seen.append(config) or 0)
     for words in ((), ("--quality",), ("--drop", "pen,blur"), ("--drop", "none")):
         CliRunner().invoke(app, ["run", str(tmp_path), "-o", str(tmp_path / "out"), *words])
     assert [(c.tile.quality, c.zeroshot.drop) for c in seen] == [

@@ -77,9 +77,10 @@ class OpenSlideReader:
         self._handle = None
 
     def _current(self) -> openslide.OpenSlide:
-        if self._handle is None:
-            self._handle = _open_again(self._path)
-        return self._handle
+        handle = self._handle  # looked at once: another thread may let it go in between
+        if handle is None:
+            handle = self._handle = _open_again(self._path)
+        return handle
 
     def _read(self, level: int, box: Region) -> NDArray[np.uint8]:
         """`box` in level pixels -> (h, w, 4)."""
