@@ -10,14 +10,14 @@ the slide it belongs to, or of the folder itself. What is not found is listed; t
 from __future__ import annotations
 
 import argparse
-import collections
 import datetime
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -110,45 +110,52 @@ def table(counts: dict[tuple[str, str], list[int]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Damaged results against `wsi verify`.")
-    parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path)
-    options = parser.parse_args()
-    rng, work = np.random.default_rng(options.seed), Path(tempfile.mkdtemp())
-    counts: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
-    missed, codes, started = [], collections.Counter(), time.monotonic()
-    try:
-        out = finished_run(work)
-        assert found_in(out) == [], "a sound folder"
-        files = artefacts(out)
-        for number in range(options.count):
-            path = files[number % len(files)]
-            way = str(rng.choice(WAYS, p=SHARES))
-            with restored(path):
-                where = damage(path, way, rng)
-                found = found_near(out, path)
-            tally = counts[kind(path, out), way]
-            tally[0], tally[1] = tally[0] + bool(found), tally[1] + 1
-            codes.update({f.code for f in found})
-            if not found:
-                missed.append(f"{path.relative_to(out)}: {way} {where}".strip())
-        assert found_in(out) == [], "all restored"
-    finally:
-        shutil.rmtree(work)
-    seconds = time.monotonic() - started
-    told = ", ".join(f"{n} {code}" for code, n in codes.most_common())
-    text = f"""# Damaged results
+@dataclass
+class Tally:
+    """What became of the damages."""
 
-`benchmarks/damage.py`. {datetime.date.today()}, {processor()}, {os.cpu_count()} shared cores, {seconds:.0f} s.
-{options.count:,} times one of {len(files)} files of a finished run was damaged; each file as often as any other.
+    files: int
+    counts: dict[tuple[str, str], list[int]]  # by kind of file and way: found, done
+    codes: Counter[str]
+    missed: list[str]
+    seconds: float
 
-- found: {options.count - len(missed):,} of {options.count:,}
-- not found: {"; ".join(missed) or "none"}
+
+def campaign(work: Path, count: int, seed: int) -> Tally:
+    """Damages the files of a finished run one at a time, and puts each back."""
+    rng, started = np.random.default_rng(seed), time.monotonic()
+    out = finished_run(work)
+    assert found_in(out) == [], "a sound folder"
+    files = artefacts(out)
+    tally = Tally(len(files), defaultdict(lambda: [0, 0]), Counter(), [], 0.0)
+    for number in range(count):
+        path = files[number % len(files)]
+        way = str(rng.choice(WAYS, p=SHARES))
+        with restored(path):
+            where = damage(path, way, rng)
+            found = found_near(out, path)
+        cell = tally.counts[kind(path, out), way]
+        cell[0], cell[1] = cell[0] + bool(found), cell[1] + 1
+        tally.codes.update({f.code for f in found})
+        if not found:
+            tally.missed.append(f"{path.relative_to(out)}: {way} {where}".strip())
+    assert found_in(out) == [], "all restored"
+    tally.seconds = time.monotonic() - started
+    return tally
+
+
+def report(tally: Tally, count: int) -> str:
+    told = ", ".join(f"{n} {code}" for code, n in tally.codes.most_common())
+    return f"""# Damaged results
+
+`benchmarks/damage.py`. {datetime.date.today()}, {processor()}, {os.cpu_count()} shared cores, {tally.seconds:.0f} s.
+{count:,} times one of {tally.files} files of a finished run was damaged; each file as often as any other.
+
+- found: {count - len(tally.missed):,} of {count:,}
+- not found: {"; ".join(tally.missed) or "none"}
 - found in the sound folder, before and after: nothing
 
-{table(counts)}
+{table(tally.counts)}
 
 Codes: {told}.
 
@@ -156,10 +163,21 @@ Left out are `report.html`, which is made from all else and is only looked at fo
 `tissue.geojson` is there to be edited: where it is still GeoJSON, a change is told (`tissue_edited`), and is no damage.
 A picture of a tile that is gone is told too (`crop_missing`), since `wsi zeroshot` leaves some to `wsi report`.
 """
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Damaged results against `wsi verify`.")
+    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        tally = campaign(Path(work), options.count, options.seed)
+    text = report(tally, options.count)
     print(text)
     if options.results:
         options.results.write_text(text, encoding="utf-8")
-    return bool(missed)
+    return bool(tally.missed)
 
 
 if __name__ == "__main__":

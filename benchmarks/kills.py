@@ -114,7 +114,7 @@ def _begun(slides: Path, out: Path) -> int:
         run = Run(tuple(entries_from([slides])), OutputFolder(out), CONFIG)
         good = all(outcome.good for outcome in run.outcomes(LaneExecutor(), Quiet()))
         os._exit(0 if good else 1)
-    except BaseException as error:
+    except BaseException as error:  # a forked child must not go on as a second parent
         sys.stderr.write(f"{error!r}\n")
         os._exit(2)
 
